@@ -4,6 +4,7 @@ Each is valid for the exact costs; docs/bounds.md has the proofs. ``quick_bounds
 no solver; bounds that solve small models are asked of ``schedopt.cpsat``.
 """
 
+from schedopt.bounds.destructive import Destructive
 from schedopt.bounds.quick import (
     QUICK_BOUNDS,
     memory_device_bounds,
@@ -11,4 +12,10 @@ from schedopt.bounds.quick import (
 )
 from schedopt.bounds.relaxed import without_choices
 
-__all__ = ["QUICK_BOUNDS", "memory_device_bounds", "quick_bounds", "without_choices"]
+__all__ = [
+    "QUICK_BOUNDS",
+    "Destructive",
+    "memory_device_bounds",
+    "quick_bounds",
+    "without_choices",
+]

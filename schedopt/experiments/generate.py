@@ -4,12 +4,19 @@ A whole device costs F, I, W = 185, 181, 93 us and 20 MiB of activation, of whic
 frees half. ``unequal`` multiplies each stage by 1 + uniform(-0.3, 0.3) from
 ``random.Random(seed)``, drawn in stage order. With several stages per device each
 takes its share of these costs. Times and activations are rounded to whole numbers,
-once, ties to the even one; the freed half is rounded up.
+once, ties to the even one; the freed half is rounded up. Uneven limits are multiplied
+by factors of the same kind, drawn after those of the stages (seed 0 for uniform stages)
+and rounded down to whole MiB.
+
+A sample takes one combination after the other: the one whose values have been drawn
+least often so far, adding up over the lists; of equals the first in an order that
+``random.Random(sample_seed)`` has shuffled.
 """
 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import product
@@ -37,6 +44,8 @@ class Point(NamedTuple):
     stages_per_device: int
     backward: Backward
     latency: Number
+    last_stage: Number
+    limits: str
     seed: int | None
 
     @property
@@ -50,6 +59,8 @@ class Point(NamedTuple):
             f"{self.generator}{shape}-P{self.devices}-m{self.microbatches}-mem{memory}",
             "" if self.backward is Backward.SPLIT else f"-{self.backward.value}",
             "" if self.latency == 6 else f"-lat{float(self.latency):g}",
+            "" if self.last_stage == 1 else f"-last{float(self.last_stage):g}",
+            "" if self.limits == "equal" else f"-{self.limits}",
             "" if self.seed is None else f"-s{self.seed}",
         ]
         return "".join(parts)
@@ -67,6 +78,8 @@ def count_of(fields: GeneratorFields) -> int:
             fields.stages_per_device,
             fields.backward,
             fields.latency,
+            fields.last_stage,
+            fields.limits,
             fields.seeds,
         )
     )
@@ -83,7 +96,27 @@ def microbatches_of(written: int | str, devices: int) -> int:
 
 
 def points(fields: GeneratorFields) -> Iterator[Point]:
-    """Every combination, the last list running fastest."""
+    """Every combination, the last list running fastest; or a sample in that order."""
+    found = _combinations(fields)
+    return found if fields.sample is None else iter(_sample(list(found), fields))
+
+
+def _sample(found: list[Point], fields: GeneratorFields) -> list[Point]:
+    """Some of the combinations, with each list's values as evenly as possible."""
+    rest = found.copy()
+    # Not for secrets: published samples come from this very generator.
+    random.Random(fields.sample_seed).shuffle(rest)
+    drawn: Counter[tuple[int, object]] = Counter()
+    taken: set[Point] = set()
+    while rest and len(taken) < (fields.sample or 0):
+        point = min(rest, key=lambda p: sum(drawn[item] for item in enumerate(p)))
+        rest.remove(point)
+        drawn.update(enumerate(point))
+        taken.add(point)
+    return [point for point in found if point in taken]
+
+
+def _combinations(fields: GeneratorFields) -> Iterator[Point]:
     seeds: list[int | None] = (
         [*fields.seeds] if fields.generator == "unequal" else [None]
     )
@@ -94,9 +127,11 @@ def points(fields: GeneratorFields) -> Iterator[Point]:
             fields.backward,
             fields.latency,
             fields.memory,
+            fields.last_stage,
+            fields.limits,
             seeds,
         ):
-            placement, chunks, backward, latency, memory, seed = rest
+            placement, chunks, backward, latency, memory, last, limits, seed = rest
             yield Point(
                 generator=fields.generator,
                 devices=devices,
@@ -106,12 +141,16 @@ def points(fields: GeneratorFields) -> Iterator[Point]:
                 stages_per_device=chunks,
                 backward=backward,
                 latency=latency,
+                last_stage=last,
+                limits=limits,
                 seed=seed,
             )
 
 
 def document_of(point: Point) -> dict[str, Any]:
     """The instance document of a combination."""
+    factors, limit_factors = _factors(point)
+    times = [1.0] * (len(factors) - 1) + [point.last_stage]
     document: dict[str, Any] = {
         "schema": INSTANCE_SCHEMA,
         "name": point.name,
@@ -123,31 +162,43 @@ def document_of(point: Point) -> dict[str, Any]:
         "placement": point.placement.value,
         "backward": point.backward.value,
         "communication": {"mode": "lag", "latency": point.latency},
-        "stages": [_stage(factor, point) for factor in _factors(point)],
+        "stages": [
+            _stage(factor, time, point)
+            for factor, time in zip(factors, times, strict=True)
+        ],
     }
     if point.memory != UNLIMITED:
         assert not isinstance(point.memory, str), "checked when the spec was read"
         limit = exact(point.memory) * point.devices * ACTIVATION
         document["memory_limit"] = _number(limit)
+        if point.limits == "uneven":
+            del document["memory_limit"]
+            document["devices"] = [
+                {"name": f"device {index}", "memory_limit": int(float(limit) * factor)}
+                for index, factor in enumerate(limit_factors)
+            ]
     return document
 
 
-def _factors(point: Point) -> list[float]:
+def _factors(point: Point) -> tuple[list[float], list[float]]:
+    """Those of the stages, and those of the devices' limits."""
     stages = point.devices * point.stages_per_device
-    if point.seed is None:
-        return [1.0] * stages
     # Not for secrets: the published factors come from this very generator.
-    draw = random.Random(point.seed)
-    return [1 + draw.uniform(-SPREAD, SPREAD) for _ in range(stages)]
+    draw = random.Random(point.seed or 0)
+    factors = [1.0] * stages
+    if point.seed is not None:
+        factors = [1 + draw.uniform(-SPREAD, SPREAD) for _ in range(stages)]
+    return factors, [1 + draw.uniform(-SPREAD, SPREAD) for _ in range(point.devices)]
 
 
-def _stage(factor: float, point: Point) -> dict[str, Number]:
+def _stage(factor: float, time: float, point: Point) -> dict[str, Number]:
+    """A stage's costs; ``time`` multiplies its times only."""
     activation = _share(ACTIVATION, factor, point)
     until_input = 0 if point.backward is Backward.WHOLE else -(-activation // 2)
     stage: dict[str, Number] = {
-        "forward": _share(FORWARD, factor, point),
-        "backward_input": _share(BACKWARD_INPUT, factor, point),
-        "backward_weight": _share(BACKWARD_WEIGHT, factor, point),
+        "forward": _share(FORWARD, factor * time, point),
+        "backward_input": _share(BACKWARD_INPUT, factor * time, point),
+        "backward_weight": _share(BACKWARD_WEIGHT, factor * time, point),
         "activation": activation,
     }
     return stage | ({"activation_until_input": until_input} if until_input else {})

@@ -160,6 +160,12 @@ def _generator_complaints(
     if fields.generator == "uniform" and "seeds" in fields.model_fields_set:
         rule = "does nothing for uniform stages; remove it"
         yield Complaint((*path, "seeds"), show(fields.seeds), rule)
+    if fields.sample is not None and fields.sample > count_of(fields):
+        rule = f"is more than the {count_of(fields)} combinations that there are"
+        yield Complaint((*path, "sample"), show(fields.sample), rule)
+    if fields.sample is None and "sample_seed" in fields.model_fields_set:
+        rule = "does nothing without sample; remove it"
+        yield Complaint((*path, "sample_seed"), show(fields.sample_seed), rule)
     if count_of(fields) > MOST_INSTANCES:
         rule = f"makes {count_of(fields)} instances, more than {MOST_INSTANCES}"
         yield Complaint(path, "", rule)

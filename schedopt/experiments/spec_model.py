@@ -28,6 +28,7 @@ _objective = values.word(Objective).or_null()
 _placement = values.word(tuple(p for p in Placement if p is not Placement.EXPLICIT))
 _backward = values.word(Backward)
 _generator = values.word(("uniform", "unequal"))
+_limits = values.word(("equal", "uneven"))
 _schedules = values.word(("none", "small", "all"))
 
 
@@ -80,7 +81,19 @@ class GeneratorFields(Strict):
         "forms of the backward", default=[Backward.SPLIT]
     )
     latency: list[Amount] = field("latencies of a transfer", unit="us", default=[6])
+    last_stage: list[Amount] = field(
+        "times of the last stage, as multiples of what they would be", default=[1]
+    )
+    limits: list[Annotated[str, _limits.validator]] = field(
+        "equal, or uneven (a random factor per device)", default=["equal"]
+    )
     seeds: list[Seed] = field("seeds of the random factors", default=[0])
+    sample: Count | None = field(
+        "how many of the combinations to draw, each list's values as evenly as"
+        " possible; absent means all",
+        default=None,
+    )
+    sample_seed: Seed = field("seed of the draw", default=0)
 
 
 class InstancesFields(Strict):

@@ -79,6 +79,10 @@ class Plan:
 
     def _proofs(self, seed: int) -> Iterator[Task]:
         """Bounds of single devices, tightest first, then the whole problem."""
+        for effort in range(8):
+            if TaskKind.WINDOWS in self._given_up:
+                break
+            yield self._task(TaskKind.WINDOWS, 5.0, seed, effort=effort)
         if self._holds_several_stages():
             yield from self._ends(seed)
         else:

@@ -251,6 +251,8 @@ def member_name(task: Task) -> str:
     match task.kind:
         case TaskKind.SEARCH:
             return "search"
+        case TaskKind.WINDOWS:
+            return "windows"
         case TaskKind.CPSAT:
             return "cp-sat"
         case TaskKind.ENDS:

@@ -29,6 +29,7 @@ class TaskKind(StrEnum):
     """The members of the portfolio that run in workers."""
 
     SEARCH = "search"
+    WINDOWS = "windows"
     PROJECTION = "projection"
     ENDS = "two ends"
     CPSAT = "cp-sat"

@@ -18,10 +18,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from schedopt.bounds import without_choices
+from schedopt.bounds import Destructive, without_choices
 from schedopt.build import build_graph
 from schedopt.formats import instance_from_document
 from schedopt.instance import Objective
+from schedopt.lattice import problem_of
 from schedopt.opgraph import OpGraph
 from schedopt.schedule import Schedule
 from schedopt.search import Searcher
@@ -83,6 +84,8 @@ class _Worker:
         self._memory_limit = memory_limit
         self._searcher: Searcher | None = None
         self._steps: Iterator[str] = iter(())
+        self._destructive: Destructive | None = None
+        self._bounding: Iterator[None] = iter(())
         self._offered: Schedule | None = None
         self._reported: int | None = None
         self.spent = 0.0
@@ -102,6 +105,8 @@ class _Worker:
         match task.kind:
             case TaskKind.SEARCH:
                 return self._search(task, incumbent)
+            case TaskKind.WINDOWS:
+                return self._narrow(task)
             case TaskKind.PROJECTION:
                 return self._project(task, incumbent)
             case TaskKind.ENDS:
@@ -145,6 +150,33 @@ class _Worker:
         self._searcher = Searcher(chosen, [], task.seed)
         self._steps = self._searcher.steps()
         return self._searcher
+
+    def _narrow(self, task: Task) -> bool:
+        """Steps of the destructive bound; it does not apply once it has none left."""
+        if self._objective is not Objective.MAKESPAN:
+            return False
+        if self._destructive is None:
+            relaxed = without_choices(self._graph)
+            problem = None if relaxed is None else problem_of(relaxed)
+            if problem is None:
+                return False
+            self._destructive = Destructive(problem, task.lower_bound, task.upper_bound)
+            self._bounding = self._destructive.steps()
+        destructive = self._destructive
+        destructive.learn(task.lower_bound, task.upper_bound)
+        deadline = time.monotonic() + task.seconds - _SETTLE_S
+        begun, known = destructive.spent, task.lower_bound
+        for _ in self._bounding:
+            if destructive.lower_bound > known:
+                known = destructive.lower_bound
+                _answer(bound=known)
+            self.spent = destructive.spent - begun
+            if task.deterministic:
+                if self.spent >= task.seconds:
+                    return True
+            elif time.monotonic() > deadline:
+                return True
+        return False
 
     def _project(self, task: Task, incumbent: Schedule | None) -> bool:
         from schedopt.cpsat import project_bound  # noqa: PLC0415 - ortools loads slowly

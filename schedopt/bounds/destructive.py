@@ -1,0 +1,184 @@
+"""Destructive bounds: if no schedule can end by some time, the makespan is longer.
+
+The bound is raised for as long as the windows of all ops, narrowed along edges, through
+the lattices of the streams, and by shaving (``schedopt.lattice``), show that there is
+no schedule. Weak and cheap ways first; each begins where the one before it ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from schedopt.lattice import Ints, Problem, Windows, windows_by
+
+_SHAVE_COMPILED_FROM = 60
+_SETTLE_COMPILED_FROM = 250
+"""Ops from which loops are compiled."""
+
+_CLOSE = 100_000
+"""Without shaving the bound is made exact to this part of the value."""
+
+_MOST_STEPS = 40_000_000
+"""Steps of all lattices together; each takes some 10 bytes."""
+
+_S_PER_VISIT = 8e-9
+"""Seconds that looking at a step takes, about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Care:
+    """Which edges of windows are shaved, and how finely.
+
+    Attributes
+    ----------
+    every : int
+        Those of ops on every n-th stream.
+    fineness : int
+        The first step cut off is this part of a mean duration.
+    rounds : int
+        How often all edges are looked at, at most, while something can be cut.
+    """
+
+    every: int
+    fineness: int
+    rounds: int
+
+
+CARES = (Care(2, 12, 2), Care(1, 24, 4), Care(1, 200, 20))
+
+
+class Destructive:
+    """Raises a lower bound on the makespan, in steps of some tenths of a second."""
+
+    def __init__(self, problem: Problem, lower_bound: int, upper_bound: int) -> None:
+        """Begin from a proven bound and the value of a known schedule, ticks."""
+        self._problem = problem
+        self._low = self._high = 0  # no schedule ends before low beats; high: a value
+        self._known: list[Windows] = []  # by falling ends; not refuted
+        self._visits = 0
+        self._high = -(-upper_bound // problem.beat)
+        self.learn(lower_bound, upper_bound)
+
+    @property
+    def lower_bound(self) -> int:
+        """Proven, ticks."""
+        return self._low * self._problem.beat
+
+    @property
+    def spent(self) -> float:
+        """Seconds of a usual machine, counted from the work done."""
+        return self._visits * _S_PER_VISIT
+
+    def learn(self, lower_bound: int, upper_bound: int) -> None:
+        """Take note of what others have found, ticks."""
+        # Where ops start as early as they can, every time is a whole number of beats.
+        self._low = max(self._low, -(-lower_bound // self._problem.beat))
+        self._high = min(self._high, -(-upper_bound // self._problem.beat))
+
+    def steps(self) -> Iterator[None]:
+        """Raise the bound step by step, until nothing is left to try."""
+        if self._low >= self._high:
+            return
+        windows = windows_by(
+            self._problem,
+            self._high - 1,
+            most_steps=_MOST_STEPS,
+            compile_loops=self._is_large,
+        )
+        yield
+        if windows is None:
+            self._low = self._high
+            return
+        yield from self._try(windows, None)
+        while self._latest - self._low > self._high // _CLOSE:
+            yield from self._try(self._by((self._low + self._latest) // 2), None)
+        for care in CARES:
+            yield from self._raise(care)
+
+    @property
+    def _is_large(self) -> bool:
+        return len(self._problem.ops) >= _SETTLE_COMPILED_FROM
+
+    @property
+    def _latest(self) -> int:
+        """The earliest time of which it is not known that no schedule ends by then."""
+        return self._known[-1].end if self._known else self._low
+
+    def _by(self, end: int) -> Windows:
+        """Windows of schedules that end by ``end``, from the narrowest ones known."""
+        return [windows for windows in self._known if windows.end >= end][-1].by(end)
+
+    def _raise(self, care: Care) -> Iterator[None]:
+        """Refute later and later ends; what this care cannot refute is the limit."""
+        step = max(1, (self._high - self._low) // 16)
+        limit = self._high
+        while self._low < min(limit, self._high):
+            end = min(self._low + step, limit, self._high) - 1
+            windows = self._by(end)
+            yield from self._try(windows, care)
+            if windows.is_refuted:
+                step *= 2
+            else:
+                limit = end
+                step = max(1, (limit - self._low) // 2)
+
+    def _try(self, windows: Windows, care: Care | None) -> Iterator[None]:
+        """Narrow the windows; take note of what comes of it."""
+        seen = 0
+        for _ in self._narrow(windows, care):
+            self._visits += windows.visits - seen
+            seen = windows.visits
+            yield
+        if windows.is_refuted:
+            self._low = max(self._low, windows.end + 1)
+            return
+        windows.thin()
+        known = [other for other in self._known if other.end != windows.end]
+        known = sorted([*known, windows], key=lambda other: -other.end)
+        self._known = known if len(known) < 4 else [known[0], *known[-3:]]
+
+    def _narrow(self, windows: Windows, care: Care | None) -> Iterator[None]:
+        yield from windows.settle(compile_loops=self._is_large)
+        if care is None:
+            return
+        mean = int(self._problem.arrays.duration.mean())
+        least = max(1, mean // care.fineness)
+        classes = self._shaved_classes(care)
+        for _ in range(care.rounds):
+            cuts = [0, 0]
+            for at_end in (False, True):
+                if windows.is_refuted:
+                    return
+                edges = windows.edges(classes, at_end=at_end)
+                for cuts[at_end] in windows.shave(
+                    edges,
+                    least,
+                    compile_loops=len(self._problem.ops) >= _SHAVE_COMPILED_FROM,
+                ):
+                    yield
+            if not any(cuts):
+                return
+            windows.thin()
+
+    def _shaved_classes(self, care: Care) -> Ints:
+        """Those whose ops others wait for, on every n-th stream."""
+        arrays = self._problem.arrays
+        return np.array(
+            [
+                c
+                for c in range(len(arrays.duration))
+                if arrays.following[c, 0] >= 0
+                and not any(self._streams(c) % care.every)
+            ],
+            np.int64,
+        )
+
+    def _streams(self, c: int) -> Ints:
+        """The numbers of a class's streams."""
+        arrays = self._problem.arrays
+        places = arrays.places[c, arrays.places[c] >= 0]
+        streams: Ints = np.searchsorted(arrays.first_place, places, side="right")
+        return streams - 1

@@ -1,0 +1,220 @@
+"""What propagation reads of an op graph: classes, ops, edges and streams as arrays.
+
+Ops are numbered class by class (``structure.classes``), in the order in which they
+start: the n-th op of class c is ``first_op[c] + n``. A *place* is a class on a stream;
+places are numbered stream by stream, and a class that holds several streams has as many
+places.
+
+Times are in *beats*: the greatest number of ticks that divides all durations and lags.
+Starts and ends that are as early as they can be are whole numbers of beats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import gcd
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from schedopt.opgraph import OpGraph, Stream
+from schedopt.ops import Op
+from schedopt.structure import ClassEdge, ClassGraph, class_graph
+
+Ints = npt.NDArray[np.int64]
+
+UNLIMITED = 2**62
+
+
+class Arrays(NamedTuple):
+    """The classes, edges and streams of a problem; times in beats.
+
+    Rows that list classes or places end with -1.
+
+    Attributes
+    ----------
+    first_op : array by class, one entry more
+    duration : array by class
+    following, follow_wait : arrays [class, k]
+        The n-th op of class ``following[c, k]`` starts no earlier than the n-th of c
+        plus ``follow_wait[c, k]`` (duration and lag).
+    leading, lead_wait : arrays [class, k]
+        The n-th op of class ``leading[c, k]`` ends no later than the n-th of c minus
+        ``lead_wait[c, k]``.
+    places : array [class, k]
+        The places of each class.
+    first_place : array by stream
+        Its places are ``first_place[s]`` to ``first_place[s + 1] - 1``.
+    class_at : array by place
+    """
+
+    first_op: Ints
+    duration: Ints
+    following: Ints
+    follow_wait: Ints
+    leading: Ints
+    lead_wait: Ints
+    places: Ints
+    first_place: Ints
+    class_at: Ints
+
+
+class StreamRules(NamedTuple):
+    """How the classes on one stream limit each other; classes by place on the stream.
+
+    Attributes
+    ----------
+    counts : array by class
+        How many ops it has.
+    waits : array [class, class]
+        1 where the n-th op of the first can start only after the n-th of the second.
+    maker, size : arrays by buffer
+        The class that makes it, and its grains.
+    first_user, users : arrays
+        The users of buffer b are ``users[first_user[b]:first_user[b + 1]]``.
+    room : int
+        Grains that the buffers may take together.
+    """
+
+    counts: Ints
+    waits: Ints
+    maker: Ints
+    size: Ints
+    first_user: Ints
+    users: Ints
+    room: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Problem:
+    """An op graph folded into classes, for loops over arrays.
+
+    ``ops`` are by op number, ``streams`` and ``rules`` by stream number; ``beat`` is in
+    ticks.
+    """
+
+    graph: OpGraph
+    beat: int
+    ops: tuple[Op, ...]
+    arrays: Arrays
+    streams: tuple[Stream, ...]
+    rules: tuple[StreamRules, ...]
+
+
+@lru_cache(maxsize=4)
+def problem_of(graph: OpGraph) -> Problem | None:
+    """The graph as classes; None where it has no such structure."""
+    folded = class_graph(graph)
+    if folded is None:
+        return None
+    streams = tuple(graph.streams)
+    number = {stream: index for index, stream in enumerate(streams)}
+    on_stream: list[list[int]] = [[] for _ in streams]
+    for index, found in enumerate(folded.classes):
+        for stream in found.streams:
+            on_stream[number[stream]].append(index)
+    reached = _reached(folded)
+    beat = gcd(
+        *(found.duration for found in folded.classes),
+        *(edge.lag for edge in folded.edges),
+    )
+    beat = max(beat, 1)
+    return Problem(
+        graph=graph,
+        beat=beat,
+        ops=tuple(op for found in folded.classes for op in found.ops),
+        arrays=_arrays(folded, on_stream, beat),
+        streams=streams,
+        rules=tuple(
+            _rules(folded, stream, classes, reached)
+            for stream, classes in zip(streams, on_stream, strict=True)
+        ),
+    )
+
+
+def _arrays(folded: ClassGraph, on_stream: list[list[int]], beat: int) -> Arrays:
+    duration = [found.duration // beat for found in folded.classes]
+    after: list[list[ClassEdge]] = [[] for _ in folded.classes]
+    before: list[list[ClassEdge]] = [[] for _ in folded.classes]
+    for edge in folded.edges:
+        after[edge.before].append(edge)
+        before[edge.after].append(edge)
+    class_at = [c for classes in on_stream for c in classes]
+    places: list[list[int]] = [[] for _ in folded.classes]
+    for place, c in enumerate(class_at):
+        places[c].append(place)
+    return Arrays(
+        first_op=_offsets([len(found.ops) for found in folded.classes]),
+        duration=_array(duration),
+        following=_rows([[e.after for e in edges] for edges in after]),
+        follow_wait=_rows(
+            [[duration[e.before] + e.lag // beat for e in edges] for edges in after]
+        ),
+        leading=_rows([[e.before for e in edges] for edges in before]),
+        lead_wait=_rows(
+            [[duration[e.after] + e.lag // beat for e in edges] for edges in before]
+        ),
+        places=_rows(places),
+        first_place=_offsets([len(classes) for classes in on_stream]),
+        class_at=_array(class_at),
+    )
+
+
+def _rules(
+    folded: ClassGraph, stream: Stream, classes: list[int], reached: list[set[int]]
+) -> StreamRules:
+    """What counts of ops say on one stream.
+
+    Of the buffers of the stream's device those are kept whose makers hold the stream
+    and take time, and of their users those that hold the stream: leaving out the rest
+    only widens what is possible. (A buffer that is made and freed in one moment counts
+    nothing, which counts of ops cannot tell.)
+    """
+    place = {c: index for index, c in enumerate(classes)}
+    buffers = [
+        (place[b.maker], b.size, [place[u] for u in b.users if u in place])
+        for b in folded.buffers
+        if b.device == stream.device
+        and stream.peer is None
+        and b.maker in place
+        and folded.classes[b.maker].duration > 0
+        and b.size > 0
+    ]
+    memory = folded.graph.devices[stream.device]
+    room = UNLIMITED if memory.limit is None else memory.limit - memory.static
+    return StreamRules(
+        counts=_array([len(folded.classes[c].ops) for c in classes]),
+        waits=np.array(
+            [[int(other in reached[c]) for other in classes] for c in classes],
+            np.int64,
+        ).reshape(len(classes), len(classes)),
+        maker=_array([maker for maker, _, _ in buffers]),
+        size=_array([size for _, size, _ in buffers]),
+        first_user=_offsets([len(users) for _, _, users in buffers]),
+        users=_array([user for _, _, users in buffers for user in users]),
+        room=room,
+    )
+
+
+def _reached(folded: ClassGraph) -> list[set[int]]:
+    """For each class all that its ops wait for, directly or not."""
+    reached: list[set[int]] = [set() for _ in folded.classes]
+    for before, after, _ in sorted(folded.edges, key=lambda edge: edge.after):
+        reached[after] |= reached[before] | {before}
+    return reached
+
+
+def _array(values: list[int]) -> Ints:
+    return np.array(values, np.int64)
+
+
+def _rows(lists: list[list[int]]) -> Ints:
+    """Lists as rows of one array, each ended by -1."""
+    width = max(map(len, lists), default=0) + 1
+    return np.array([row + [-1] * (width - len(row)) for row in lists], np.int64)
+
+
+def _offsets(lengths: list[int]) -> Ints:
+    return np.cumsum([0, *lengths]).astype(np.int64)

@@ -1,0 +1,364 @@
+"""Windows made narrower until nothing changes: along edges and through lattices.
+
+A *window* of an op is its earliest start and its latest end in schedules that end by
+some time. Edges pass windows on from op to op. A stream's lattice makes the windows of
+its ops as narrow as the stream alone can tell: with E(s) the earliest time in state s
+and L(s) the latest at which the rest can still run, an op may run from state s to state
+t if max(E(s), head) + duration <= min(L(t), last), and its new window spans all states
+from which it may. No path is left out that keeps the windows, and none is kept that
+does not.
+
+If a window becomes too narrow, or a stream has no path, there is no such schedule.
+
+E and L are kept from one sweep to the next. A sweep redoes the levels that changed
+windows touch, and goes on only while values change.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from schedopt.lattice.problem import Arrays, Ints
+from schedopt.lattice.states import Lattices
+
+NEVER = 2**61
+"""Later than any time."""
+
+REFUTED, SETTLED, PAUSED = -1, 0, 1
+
+
+class Memo(NamedTuple):
+    """Windows, what lattices say of them, and what has changed since.
+
+    Ops whose windows have changed are kept as ranges, by their numbers in a class: from
+    row 0 (2) to row 1 (3) of an array; there are none if the first is above the second.
+
+    Attributes
+    ----------
+    duration : array by op
+    head, last : arrays by op
+        The windows: earliest start, latest end; beats.
+    early, late : arrays by state
+        E and L, see above.
+    unseen : array [2, place]
+        What the stream's sweep has not seen.
+    unpassed : array [4, class]
+        Heads, and in rows 2 and 3 last ends, that have not been passed on.
+    found : array [2, op]
+        What a sweep finds, heads and last ends.
+    before : array
+        Room for the states of a level.
+    own : array by stream
+        Whether ``early`` and ``late`` are those of this memo; else of its origin.
+    visits, limit : arrays of one
+        Steps looked at so far, and how many there may be.
+    """
+
+    duration: Ints
+    head: Ints
+    last: Ints
+    early: Ints
+    late: Ints
+    unseen: Ints
+    unpassed: Ints
+    found: Ints
+    before: Ints
+    own: Ints
+    visits: Ints
+    limit: Ints
+
+
+def memo_of(arrays: Arrays, lattices: Lattices, head: Ints, last: Ints) -> Memo:
+    """A memo of these windows in which everything counts as changed."""
+    counts = np.diff(arrays.first_op)
+    states = int(lattices.level_begin[-1])
+    return Memo(
+        duration=np.repeat(arrays.duration, counts),
+        head=head.copy(),
+        last=last.copy(),
+        early=np.full(states, NEVER, np.int64),
+        late=np.full(states, -1, np.int64),
+        unseen=_ranges(counts[arrays.class_at]),
+        unpassed=np.concatenate([_ranges(counts), _ranges(counts)]),
+        found=np.zeros((2, len(head)), np.int64),
+        before=np.zeros(int(np.diff(lattices.level_begin).max(initial=0)), np.int64),
+        own=np.ones(len(lattices.first_level) - 1, np.int64),
+        visits=np.zeros(1, np.int64),
+        limit=np.full(1, NEVER, np.int64),
+    )
+
+
+def _ranges(counts: Ints) -> Ints:
+    return np.stack([np.zeros_like(counts), counts - 1])
+
+
+def trial_of(memo: Memo) -> Memo:
+    """A memo of the same size for trials, which counts its visits with the other."""
+    trial = Memo(*(np.empty_like(values) for values in memo))
+    trial.limit[0] = NEVER
+    return trial._replace(duration=memo.duration, visits=memo.visits)
+
+
+def add(ranges: Ints, row: int, index: int, n: int) -> None:
+    """Add the n-th op to the range of a place or class."""
+    ranges[row, index] = min(ranges[row, index], n)
+    ranges[row + 1, index] = max(ranges[row + 1, index], n)
+
+
+def mark(places: Ints, unseen: Ints, unpassed: Ints, row: int, c: int, n: int) -> None:
+    """The head (row 0) or last end (row 2) of the n-th op of class c has changed."""
+    add(unpassed, row, c, n)
+    k = 0
+    while places[c, k] >= 0:
+        add(unseen, 0, places[c, k], n)
+        k += 1
+
+
+def follow_edges(arrays: Arrays, memo: Memo) -> bool:
+    """Pass changed windows on along edges; False if one becomes too narrow.
+
+    Classes stand in topological order, so one pass in each direction is enough.
+    """
+    first, places, duration = arrays.first_op, arrays.places, arrays.duration
+    head, last, unseen, unpassed = memo.head, memo.last, memo.unseen, memo.unpassed
+    for c in range(len(duration)):
+        low, high = unpassed[0, c], unpassed[1, c]
+        unpassed[0, c], unpassed[1, c] = NEVER, -1
+        k = 0
+        while low <= high and arrays.following[c, k] >= 0:
+            other, wait = arrays.following[c, k], arrays.follow_wait[c, k]
+            k += 1
+            for n in range(low, high + 1):
+                start, op = head[first[c] + n] + wait, first[other] + n
+                if start > head[op]:
+                    head[op] = start
+                    mark(places, unseen, unpassed, 0, other, n)
+                    if start + duration[other] > last[op]:
+                        return False
+    for c in range(len(duration) - 1, -1, -1):
+        low, high = unpassed[2, c], unpassed[3, c]
+        unpassed[2, c], unpassed[3, c] = NEVER, -1
+        k = 0
+        while low <= high and arrays.leading[c, k] >= 0:
+            other, wait = arrays.leading[c, k], arrays.lead_wait[c, k]
+            k += 1
+            for n in range(low, high + 1):
+                end, op = last[first[c] + n] - wait, first[other] + n
+                if end < last[op]:
+                    last[op] = end
+                    mark(places, unseen, unpassed, 2, other, n)
+                    if end - duration[other] < head[op]:
+                        return False
+    return True
+
+
+def level_of(begin: Ints, state: int) -> int:
+    """The level that a state belongs to, by bisection."""
+    low, high = 0, len(begin) - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if begin[middle] <= state:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def sweep_forward(
+    lattices: Lattices, memo: Memo, begin: Ints, first: int, last: int
+) -> int:
+    """Redo E from level ``first``, at least to ``last``; the last level that changed.
+
+    ``begin`` says where the stream's levels begin.
+    """
+    early, head, latest = memo.early, memo.head, memo.last
+    duration, before = memo.duration, memo.before
+    first_step, ops, afters = lattices.first_step, lattices.op, lattices.after
+    if first == 0:
+        early[begin[0]] = 0
+    level = first
+    while level < len(begin) - 2:
+        base = begin[level + 1]
+        for k in range(base, begin[level + 2]):
+            before[k - base] = early[k]
+            early[k] = NEVER
+        for state in range(begin[level], base):
+            time = early[state]
+            if time >= NEVER:
+                continue
+            for step in range(first_step[state], first_step[state + 1]):
+                op, after = ops[step], afters[step]
+                end = max(time, head[op]) + duration[op]
+                end = end if end <= latest[op] else NEVER
+                early[after] = min(early[after], end)
+        memo.visits[0] += first_step[base] - first_step[begin[level]]
+        changed = False
+        for k in range(base, begin[level + 2]):
+            changed |= early[k] != before[k - base]
+        level += 1
+        if not changed and level > last:
+            break
+    return level
+
+
+def sweep_backward(
+    lattices: Lattices, memo: Memo, begin: Ints, first: int, last: int
+) -> int:
+    """Redo L from level ``last``, at least to ``first``; the first that changed."""
+    late, head, latest = memo.late, memo.head, memo.last
+    duration = memo.duration
+    first_step, ops, afters = lattices.first_step, lattices.op, lattices.after
+    late[begin[-1] - 1] = NEVER
+    level = last
+    while level >= 0:
+        changed = False
+        for state in range(begin[level], begin[level + 1]):
+            best = -1
+            for step in range(first_step[state], first_step[state + 1]):
+                op = ops[step]
+                start = min(latest[op], late[afters[step]]) - duration[op]
+                best = max(best, start if start >= head[op] else -1)
+            changed |= best != late[state]
+            late[state] = best
+        memo.visits[0] += first_step[begin[level + 1]] - first_step[begin[level]]
+        level -= 1
+        if not changed and level < first:
+            break
+    return level + 1
+
+
+def find_windows(lattices: Lattices, memo: Memo, begin: int, end: int) -> None:
+    """The windows of all ops that steps from states ``begin`` to ``end`` run."""
+    early, late, head, latest = memo.early, memo.late, memo.head, memo.last
+    duration, found = memo.duration, memo.found
+    first_step, ops, afters = lattices.first_step, lattices.op, lattices.after
+    for state in range(begin, end + 1):
+        time = early[state]
+        if time > late[state]:
+            continue
+        for step in range(first_step[state], first_step[state + 1]):
+            op = ops[step]
+            start = max(time, head[op])
+            until = min(latest[op], late[afters[step]])
+            if start + duration[op] <= until:
+                found[0, op] = min(found[0, op], start)
+                found[1, op] = max(found[1, op], until)
+    memo.visits[0] += first_step[end + 1] - first_step[begin]
+
+
+def narrow(
+    arrays: Arrays, lattices: Lattices, memo: Memo, stream: int, begin: int, end: int
+) -> bool:
+    """New windows for ops that run from states between ``begin`` and ``end``.
+
+    False if one of them cannot run at all.
+    """
+    first, last = end + 1, begin - 1
+    spans = lattices.first_span
+    span_begin, span_end = lattices.span_begin, lattices.span_end
+    places = range(arrays.first_place[stream], arrays.first_place[stream + 1])
+    for place in places:
+        first_op = arrays.first_op[arrays.class_at[place]]
+        for span in range(spans[place], spans[place + 1]):
+            op = first_op + span - spans[place]
+            if span_end[span] >= begin and span_begin[span] <= end:
+                memo.found[0, op], memo.found[1, op] = NEVER, -1
+                first = min(first, span_begin[span])
+                last = max(last, span_end[span])
+    if first <= last:
+        find_windows(lattices, memo, first, last)
+    for place in places:
+        c = arrays.class_at[place]
+        for span in range(spans[place], spans[place + 1]):
+            n = span - spans[place]
+            op = arrays.first_op[c] + n
+            if span_end[span] >= begin and span_begin[span] <= end:
+                start, until = memo.found[0, op], memo.found[1, op]
+                if until < 0:
+                    return False
+                if start > memo.head[op]:
+                    memo.head[op] = start
+                    mark(arrays.places, memo.unseen, memo.unpassed, 0, c, n)
+                if until < memo.last[op]:
+                    memo.last[op] = until
+                    mark(arrays.places, memo.unseen, memo.unpassed, 2, c, n)
+        memo.unseen[0, place], memo.unseen[1, place] = NEVER, -1
+    return True
+
+
+def sweep(arrays: Arrays, lattices: Lattices, memo: Memo, stream: int) -> bool:
+    """Make the windows of a stream's ops as narrow as its lattice allows.
+
+    False if the stream has no path within the windows.
+    """
+    begin = lattices.level_begin[
+        lattices.first_level[stream] : lattices.first_level[stream + 1]
+    ]
+    # The levels from which an op with a changed window runs.
+    first, last = begin[-1], begin[0]
+    for place in range(arrays.first_place[stream], arrays.first_place[stream + 1]):
+        low, high = memo.unseen[0, place], memo.unseen[1, place]
+        memo.unseen[0, place], memo.unseen[1, place] = NEVER, -1
+        if low <= high:
+            span = lattices.first_span[place]
+            first = min(first, lattices.span_begin[span + low])
+            last = max(last, lattices.span_end[span + high])
+    first, last = level_of(begin, first), level_of(begin, last)
+    until = sweep_forward(lattices, memo, begin, first, last)
+    if memo.early[begin[-1] - 1] >= NEVER:
+        return False
+    since = sweep_backward(lattices, memo, begin, first, last)
+    if memo.late[begin[0]] < 0:
+        return False
+    # A step is possible or not by E before it, its op's window, and L after it.
+    lowest = max(0, min(since, first) - 1)
+    highest = min(max(until, last) + 1, len(begin) - 1)
+    return narrow(arrays, lattices, memo, stream, begin[lowest], begin[highest] - 1)
+
+
+def is_touched(unseen: Ints, first_place: int, end_place: int) -> bool:
+    """Whether an op has a window that the stream's sweep has not seen."""
+    for place in range(first_place, end_place):
+        if unseen[0, place] <= unseen[1, place]:
+            return True
+    return False
+
+
+def settle(arrays: Arrays, lattices: Lattices, memo: Memo, origin: Memo) -> int:
+    """Narrow all windows until nothing changes.
+
+    ``origin`` has E and L of streams for which the memo has none of its own. The result
+    is REFUTED if no schedule keeps the windows, SETTLED if nothing more is to be
+    learnt, and PAUSED if the memo's limit is reached: called again it goes on.
+    """
+    if not follow_edges(arrays, memo):
+        return REFUTED
+    streams = len(lattices.first_level) - 1
+    downwards, again = False, True
+    while again:
+        again = False
+        for k in range(streams):
+            # In turns up and down the streams, since so do data in a pipeline.
+            stream = streams - 1 - k if downwards else k
+            begin = lattices.level_begin[lattices.first_level[stream]]
+            end = lattices.level_begin[lattices.first_level[stream + 1] - 1]
+            if begin == end or not is_touched(
+                memo.unseen, arrays.first_place[stream], arrays.first_place[stream + 1]
+            ):
+                continue
+            if memo.visits[0] >= memo.limit[0]:
+                return PAUSED
+            again = True
+            if memo.own[stream] == 0:
+                memo.own[stream] = 1
+                for state in range(begin, end):
+                    memo.early[state] = origin.early[state]
+                    memo.late[state] = origin.late[state]
+            if not sweep(arrays, lattices, memo, stream):
+                return REFUTED
+            if not follow_edges(arrays, memo):
+                return REFUTED
+        downwards = not downwards
+    return SETTLED

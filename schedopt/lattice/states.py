@@ -1,0 +1,364 @@
+"""The lattice of a stream: how many ops of each class have run, and what can run next.
+
+A state is a count for each class on the stream. A state follows another if one more op
+may start: the ops that it waits for on the stream have run, and the buffers alive,
+those that it makes included, fit in memory. Any run of the stream is a path from the
+state of zeros to that of all counts; each step of it runs an op.
+
+Only steps are listed that some path within the given windows takes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from schedopt.compiled import compiled
+from schedopt.lattice.problem import Arrays, Ints, Problem, StreamRules
+
+Int32s = npt.NDArray[np.int32]
+Numbers = npt.NDArray[np.uint32]
+
+_KEY_BITS = 62
+_PRIME, _MIXING = 2147483629, 1518500249  # their product fits in 62 bits
+
+
+class Lattices(NamedTuple):
+    """The lattices of all streams, one after the other.
+
+    States in which equally many ops have run, a *level*, stand together; a stream's
+    first state is its beginning, its last the end.
+
+    Attributes
+    ----------
+    first_level, level_begin : arrays
+        Level v of stream s begins with the state ``level_begin[first_level[s] + v]``;
+        the entry after its last level is the state after its last. A stream without a
+        lattice has this one entry only.
+    first_step : array by state, one entry more
+        The steps from state i are ``first_step[i]`` to ``first_step[i + 1] - 1``.
+    op, after : arrays by step
+        The op that the step runs, and the state that it leads to.
+    span_begin, span_end : arrays
+        For the n-th op at place p, the first and last state from which a step runs it,
+        at ``first_span[p] + n``; not all states between them have one.
+    """
+
+    first_level: Ints
+    level_begin: Ints
+    first_step: Ints
+    op: Numbers
+    after: Numbers
+    first_span: Ints
+    span_begin: Ints
+    span_end: Ints
+
+
+class _Part(NamedTuple):
+    """One stream's lattice; states counted from its own first."""
+
+    first_step: Ints
+    op: Numbers
+    after: Numbers
+    level: Int32s
+
+
+def lattices_of(
+    problem: Problem, head: Ints, last: Ints, *, most_steps: int, compile_loops: bool
+) -> Lattices | None:
+    """Every stream's lattice within the windows; None if one has no path.
+
+    Parameters
+    ----------
+    head, last : arrays by op number
+        Earliest start and latest end, beats.
+    most_steps : int
+        For all streams together. A stream whose lattice would exceed its share of what
+        the others leave has none.
+    """
+    enumerate_steps: Any = _enumerate
+    if compile_loops:
+        enumerate_steps = compiled(_enumerate, _slot)
+    arrays = problem.arrays
+    parts: dict[int, _Part] = {}
+    left = most_steps
+    streams = sorted(
+        range(len(problem.streams)), key=lambda s: len(problem.rules[s].counts)
+    )
+    for done, stream in enumerate(streams):
+        rules = problem.rules[stream]
+        bits = [max(1, int(count).bit_length()) for count in rules.counts]
+        if sum(bits) > _KEY_BITS:
+            continue
+        places = slice(arrays.first_place[stream], arrays.first_place[stream + 1])
+        known, *found = enumerate_steps(
+            arrays,
+            rules,
+            np.cumsum([0, *bits[:-1]]).astype(np.int64),
+            arrays.class_at[places],
+            head,
+            last,
+            left // (len(streams) - done),
+        )
+        if known and not len(found[0]):
+            return None
+        if known:
+            parts[stream] = _Part(*found)
+            left -= len(parts[stream].op)
+    return _joined(problem, parts)
+
+
+def _joined(problem: Problem, parts: dict[int, _Part]) -> Lattices:
+    nothing = _Part(
+        np.zeros(1, np.int64),
+        np.zeros(0, np.uint32),
+        np.zeros(0, np.uint32),
+        np.zeros(0, np.int32),
+    )
+    found = [parts.get(stream, nothing) for stream in range(len(problem.streams))]
+    first_state = _offsets([len(part.level) for part in found])
+    steps = _offsets([len(part.op) for part in found])
+    levels = [
+        int(begin) + _level_begins(part.level)
+        for begin, part in zip(first_state, found, strict=False)
+    ]
+    lattices = Lattices(
+        first_level=_offsets([len(begins) for begins in levels]),
+        level_begin=np.concatenate(levels),
+        first_step=np.concatenate(
+            [
+                begin + part.first_step[:-1]
+                for begin, part in zip(steps, found, strict=False)
+            ]
+            + [steps[-1:]]
+        ),
+        op=np.concatenate([part.op for part in found]),
+        after=np.concatenate(
+            [
+                (begin + part.after).astype(np.uint32)
+                for begin, part in zip(first_state, found, strict=False)
+            ]
+        ),
+        first_span=np.zeros(0, np.int64),
+        span_begin=np.zeros(0, np.int64),
+        span_end=np.zeros(0, np.int64),
+    )
+    return _with_spans(problem.arrays, lattices)
+
+
+def _with_spans(arrays: Arrays, lattices: Lattices) -> Lattices:
+    """The lattices with the range of states from which each op runs."""
+    counts = np.diff(arrays.first_op)
+    first_span = _offsets(counts[arrays.class_at].tolist())
+    begins = np.zeros(first_span[-1], np.int64)
+    ends = np.full(first_span[-1], -1, np.int64)
+    source = np.repeat(
+        np.arange(len(lattices.first_step) - 1), np.diff(lattices.first_step)
+    )
+    for stream in range(len(lattices.first_level) - 1):
+        levels = lattices.level_begin[
+            lattices.first_level[stream] : lattices.first_level[stream + 1]
+        ]
+        steps = slice(lattices.first_step[levels[0]], lattices.first_step[levels[-1]])
+        op, state = lattices.op[steps], source[steps]
+        begin_of = np.zeros(len(counts) and arrays.first_op[-1], np.int64)
+        end_of = np.full_like(begin_of, -1)
+        end_of[op] = state  # the last assignment stays
+        begin_of[op[::-1]] = state[::-1]
+        for place in range(arrays.first_place[stream], arrays.first_place[stream + 1]):
+            c = arrays.class_at[place]
+            ops = slice(arrays.first_op[c], arrays.first_op[c + 1])
+            spans = slice(first_span[place], first_span[place + 1])
+            begins[spans], ends[spans] = begin_of[ops], end_of[ops]
+    return lattices._replace(first_span=first_span, span_begin=begins, span_end=ends)
+
+
+def thinned(
+    arrays: Arrays, lattices: Lattices, head: Ints, last: Ints, early: Ints, late: Ints
+) -> tuple[Lattices, npt.NDArray[np.bool_]]:
+    """The lattices without what these windows forbid, and which states remain.
+
+    Parameters
+    ----------
+    early, late : arrays by state
+        The earliest time in a state, and the latest from which the rest can run.
+    """
+    source = np.repeat(np.arange(len(early)), np.diff(lattices.first_step))
+    duration = np.repeat(arrays.duration, np.diff(arrays.first_op))
+    start = np.maximum(early[source], head[lattices.op])
+    until = np.minimum(late[lattices.after], last[lattices.op])
+    used = start + duration[lattices.op] <= until
+    kept = early <= late
+    number = np.cumsum(kept) - 1
+    steps = np.bincount(source[used], minlength=len(early))[kept]
+    smaller = lattices._replace(
+        first_step=_offsets(steps.tolist()),
+        op=lattices.op[used],
+        after=number[lattices.after[used]].astype(np.uint32),
+        level_begin=np.concatenate(([0], np.cumsum(kept)))[lattices.level_begin].astype(
+            np.int64
+        ),
+    )
+    return _with_spans(arrays, smaller), kept
+
+
+def _offsets(lengths: list[int]) -> Ints:
+    return np.cumsum([0, *lengths]).astype(np.int64)
+
+
+def _level_begins(level: Int32s) -> Ints:
+    """Where each level begins, and where the last one ends."""
+    if not len(level):
+        return np.zeros(1, np.int64)
+    return np.searchsorted(level, np.arange(level[-1] + 2)).astype(np.int64)
+
+
+def _slot(table: Int32s, keys: Ints, key: int) -> int:
+    """Where ``key`` is in the hash table, or the free place where it belongs."""
+    mask = len(table) - 1
+    place = ((key % _PRIME) * _MIXING >> 16) & mask
+    while table[place] >= 0 and keys[table[place]] != key:
+        place = (place + 1) & mask
+    return place
+
+
+def _enumerate(  # noqa: C901, PLR0912, PLR0915 - one loop, as numba needs it
+    arrays: Arrays,
+    rules: StreamRules,
+    shift: Ints,
+    classes: Ints,
+    head: Ints,
+    last: Ints,
+    most: int,
+) -> tuple[bool, Ints, Numbers, Numbers, Int32s]:
+    """A stream's lattice; False if it would have more than ``most`` steps.
+
+    No steps at all if it has no path. State i's counts and what follows it are at
+    ``i * width``. (Slices and the like would take numba seconds to compile.)
+    """
+    width = len(classes)
+    capacity = 1024
+    keys = np.zeros(capacity, np.int64)
+    early = np.zeros(capacity, np.int64)
+    following = np.zeros(capacity * width, np.int32)
+    count = np.zeros(capacity * width, np.int32)
+    table = np.zeros(4 * capacity, np.int32)
+    no_steps = np.zeros(0, np.uint32)
+    nothing = np.zeros(0, np.int64), no_steps, no_steps, np.zeros(0, np.int32)
+    for k in range(len(table)):
+        table[k] = -1
+    table[_slot(table, keys, keys[0])] = 0
+    size, steps, state = 1, 0, 0
+    while state < size:
+        at = state * width
+        level = 0
+        for b in range(len(rules.maker)):
+            freed = count[at + rules.maker[b]]
+            for u in range(rules.first_user[b], rules.first_user[b + 1]):
+                freed = min(freed, count[at + rules.users[u]])
+            level += rules.size[b] * (count[at + rules.maker[b]] - freed)
+        for q in range(width):
+            following[at + q] = -1
+            n = count[at + q]
+            if n >= rules.counts[q]:
+                continue
+            ready = True
+            for other in range(width):
+                if rules.waits[q, other] == 1 and count[at + other] <= n:
+                    ready = False
+            made = 0
+            for b in range(len(rules.maker)):
+                if rules.maker[b] == q:
+                    made += rules.size[b]
+            if not ready or (made > 0 and level + made > rules.room):
+                continue
+            op = arrays.first_op[classes[q]] + n
+            end = max(early[state], head[op]) + arrays.duration[classes[q]]
+            if end > last[op]:
+                continue
+            key = keys[state] + (np.int64(1) << shift[q])
+            place = _slot(table, keys, key)
+            after = table[place]
+            if after < 0:
+                if size == capacity:
+                    capacity *= 2
+                    more_keys = np.zeros(capacity, np.int64)
+                    more_early = np.zeros(capacity, np.int64)
+                    more_following = np.zeros(capacity * width, np.int32)
+                    more_count = np.zeros(capacity * width, np.int32)
+                    table = np.zeros(4 * capacity, np.int32)
+                    for k in range(len(table)):
+                        table[k] = -1
+                    for k in range(size * width):
+                        more_following[k] = following[k]
+                        more_count[k] = count[k]
+                    for known in range(size):
+                        more_early[known] = early[known]
+                        more_keys[known] = keys[known]
+                        table[_slot(table, more_keys, keys[known])] = known
+                    keys, early = more_keys, more_early
+                    following, count = more_following, more_count
+                    place = _slot(table, keys, key)
+                after = size
+                keys[after] = key
+                early[after] = end
+                for k in range(width):
+                    count[after * width + k] = count[at + k]
+                count[after * width + q] = n + 1
+                table[place] = after
+                size += 1
+            elif end < early[after]:
+                early[after] = end
+            following[at + q] = after
+            steps += 1
+        if steps > most:
+            return False, *nothing
+        state += 1
+    for q in range(width):
+        if count[(size - 1) * width + q] < rules.counts[q]:
+            return True, *nothing
+    # Keep the steps that lie on a path to the end that the windows allow.
+    late = np.zeros(size, np.int64)
+    late[size - 1] = 2**62
+    states, steps = 1, 0
+    for state in range(size - 2, -1, -1):
+        late[state] = -1
+        for q in range(width):
+            after = following[state * width + q]
+            if after < 0:
+                continue
+            op = arrays.first_op[classes[q]] + count[state * width + q]
+            start = min(last[op], late[after]) - arrays.duration[classes[q]]
+            if start >= max(early[state], head[op]):
+                late[state] = max(late[state], start)
+                steps += 1
+            else:
+                following[state * width + q] = -1
+        if late[state] >= 0:
+            states += 1
+    if late[0] < 0:
+        return True, *nothing
+    number = np.zeros(size, np.int64)
+    states = 0
+    for state in range(size):
+        number[state] = states
+        if late[state] >= 0:
+            states += 1
+    first_step = np.zeros(states + 1, np.int64)
+    op_of = np.zeros(steps, np.uint32)
+    after_of = np.zeros(steps, np.uint32)
+    level_of = np.zeros(states, np.int32)
+    step = 0
+    for state in range(size):
+        if late[state] < 0:
+            continue
+        for q in range(width):
+            level_of[number[state]] += count[state * width + q]
+            if following[state * width + q] >= 0:
+                op_of[step] = arrays.first_op[classes[q]] + count[state * width + q]
+                after_of[step] = number[following[state * width + q]]
+                step += 1
+        first_step[number[state] + 1] = step
+    return True, first_step, op_of, after_of, level_of

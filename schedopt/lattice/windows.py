@@ -1,0 +1,199 @@
+"""Windows of all ops in schedules that end by some time, or that there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from schedopt.compiled import compiled
+from schedopt.lattice import propagation, shaving
+from schedopt.lattice.problem import Arrays, Ints, Problem
+from schedopt.lattice.propagation import memo_of, trial_of
+from schedopt.lattice.states import Lattices, lattices_of, thinned
+from schedopt.ops import Op
+
+_HELPERS = (
+    propagation.add,
+    propagation.find_windows,
+    propagation.follow_edges,
+    propagation.is_touched,
+    propagation.level_of,
+    propagation.mark,
+    propagation.narrow,
+    propagation.settle,
+    propagation.sweep,
+    propagation.sweep_backward,
+    propagation.sweep_forward,
+    shaving.is_possible,
+    shaving.shave,
+)
+
+_VISITS_AT_ONCE = 20_000_000
+"""Steps after which a caller may stop: a few tenths of a second if compiled."""
+
+_WORTH_THINNING = 0.8
+"""Share of steps left from which on lattices are not thinned."""
+
+
+class Windows:
+    """What holds in every schedule that ends by ``end``, as far as it is known.
+
+    Schedules are those in which equal microbatches pass in order; if there is none of
+    them, there is none at all. Times are beats.
+
+    Attributes
+    ----------
+    is_refuted : bool
+        Whether there is no such schedule.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        end: int,
+        lattices: Lattices,
+        head: Ints,
+        last: Ints,
+    ) -> None:
+        self.end = end
+        self.is_refuted = False
+        self._problem = problem
+        self._lattices = lattices
+        self._memo = memo_of(problem.arrays, lattices, head, last)
+
+    @property
+    def visits(self) -> int:
+        """The work done so far, in steps looked at."""
+        return int(self._memo.visits[0])
+
+    @property
+    def steps(self) -> int:
+        """The size of the lattices."""
+        return len(self._lattices.op)
+
+    def windows(self) -> Mapping[Op, tuple[int, int]]:
+        """Each op's earliest start and latest end."""
+        beat = self._problem.beat
+        return {
+            op: (int(head) * beat, int(last) * beat)
+            for op, head, last in zip(
+                self._problem.ops, self._memo.head, self._memo.last, strict=True
+            )
+        }
+
+    def by(self, end: int) -> Windows:
+        """The windows of schedules that end by an earlier time, from what is known."""
+        static = earliest_and_latest(self._problem.arrays, end)[1]
+        return Windows(
+            self._problem,
+            end,
+            self._lattices,
+            self._memo.head,
+            np.minimum(self._memo.last, static),
+        )
+
+    def settle(self, *, compile_loops: bool) -> Iterator[None]:
+        """Make the windows as narrow as streams and edges can; in pieces of work."""
+        for _ in self._run(np.zeros((0, 3), np.int64), 1, compile_loops=compile_loops):
+            yield
+
+    def shave(self, edges: Ints, least: int, *, compile_loops: bool) -> Iterator[int]:
+        """Shave these edges of windows; yields how many could be cut so far."""
+        yield from self._run(edges, least, compile_loops=compile_loops)
+
+    def edges(self, classes: Ints, *, at_end: bool) -> Ints:
+        """One edge of the windows of all ops of some classes, in the order of time."""
+        arrays, memo = self._problem.arrays, self._memo
+        counts = np.diff(arrays.first_op)[classes]
+        c = np.repeat(classes, counts)
+        n = np.concatenate([np.arange(count) for count in counts] or [classes[:0]])
+        op = arrays.first_op[c] + n
+        order = np.argsort(-memo.last[op] if at_end else memo.head[op], kind="stable")
+        edge = np.full(len(c), int(at_end))
+        return np.stack([c, n, edge], axis=1)[order].astype(np.int64)
+
+    def thin(self) -> None:
+        """Drop what these windows forbid from the lattices, if that is much."""
+        memo = self._memo
+        smaller, kept = thinned(
+            self._problem.arrays,
+            self._lattices,
+            memo.head,
+            memo.last,
+            memo.early,
+            memo.late,
+        )
+        if len(smaller.op) < _WORTH_THINNING * len(self._lattices.op):
+            self._lattices = smaller
+            self._memo = memo._replace(early=memo.early[kept], late=memo.late[kept])
+
+    def _run(self, edges: Ints, least: int, *, compile_loops: bool) -> Iterator[int]:
+        refine: Any = shaving.refine
+        if compile_loops:
+            refine = compiled(shaving.refine, *_HELPERS)
+        trial = trial_of(self._memo) if len(edges) else self._memo
+        cuts = np.zeros(1, np.int64)
+        place = 0
+        while place <= len(edges) and not self.is_refuted:
+            place = refine(
+                self._problem.arrays,
+                self._lattices,
+                self._memo,
+                trial,
+                edges,
+                place,
+                least,
+                _VISITS_AT_ONCE,
+                cuts,
+            )
+            self.is_refuted = place < 0
+            yield int(cuts[0])
+
+
+def windows_by(
+    problem: Problem, end: int, *, most_steps: int, compile_loops: bool
+) -> Windows | None:
+    """The windows of schedules that end by ``end``, before anything is settled.
+
+    None if already the lattices show that there is no such schedule.
+    """
+    head, last = earliest_and_latest(problem.arrays, end)
+    lattices = lattices_of(
+        problem, head, last, most_steps=most_steps, compile_loops=compile_loops
+    )
+    if lattices is None:
+        return None
+    return Windows(problem, end, lattices, head, last)
+
+
+def earliest_and_latest(arrays: Arrays, end: int) -> tuple[Ints, Ints]:
+    """Heads and latest ends from precedences and the order within classes."""
+    first = arrays.first_op
+    counts = np.diff(first)
+    head = np.zeros(first[-1], np.int64)
+    last = np.full(first[-1], end, np.int64)
+    # The n-th op of a class follows n others, each of which takes its time on a stream.
+    serial = arrays.duration * (arrays.places[:, 0] >= 0)
+    for c, count in enumerate(counts):
+        ops = slice(first[c], first[c + 1])
+        own = np.arange(count) * serial[c]
+        head[ops] = np.maximum.accumulate(head[ops] - own) + own
+        for other, wait in _listed(arrays.following[c], arrays.follow_wait[c]):
+            later = slice(first[other], first[other + 1])
+            head[later] = np.maximum(head[later], head[ops] + wait)
+    for c in range(len(counts) - 1, -1, -1):
+        ops = slice(first[c], first[c + 1])
+        own = np.arange(counts[c])[::-1] * serial[c]
+        last[ops] = np.minimum.accumulate((last[ops] + own)[::-1])[::-1] - own
+        for other, wait in _listed(arrays.leading[c], arrays.lead_wait[c]):
+            earlier = slice(first[other], first[other + 1])
+            last[earlier] = np.minimum(last[earlier], last[ops] - wait)
+    return head, last
+
+
+def _listed(classes: Ints, waits: Ints) -> Iterator[tuple[int, int]]:
+    for c, wait in zip(classes, waits, strict=True):
+        if c >= 0:
+            yield c, wait
