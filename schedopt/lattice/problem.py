@@ -91,16 +91,30 @@ class StreamRules(NamedTuple):
 class Problem:
     """An op graph folded into classes, for loops over arrays.
 
-    ``ops`` are by op number, ``streams`` and ``rules`` by stream number; ``beat`` is in
-    ticks.
+    Attributes
+    ----------
+    beat : int
+        Ticks.
+    ops : tuple of Op
+        By op number.
+    reached : array [class, class]
+        1 where the n-th op of the first waits for the n-th of the second, directly or
+        not.
+    streams, rules : tuples
+        By stream number.
+    is_complete : bool
+        Whether ``rules`` say everything about memory: then the order on each stream
+        tells whether the limits are kept.
     """
 
     graph: OpGraph
     beat: int
     ops: tuple[Op, ...]
     arrays: Arrays
+    reached: Ints
     streams: tuple[Stream, ...]
     rules: tuple[StreamRules, ...]
+    is_complete: bool
 
 
 @lru_cache(maxsize=4)
@@ -116,6 +130,10 @@ def problem_of(graph: OpGraph) -> Problem | None:
         for stream in found.streams:
             on_stream[number[stream]].append(index)
     reached = _reached(folded)
+    rules = tuple(
+        _rules(folded, stream, classes, reached)
+        for stream, classes in zip(streams, on_stream, strict=True)
+    )
     beat = gcd(
         *(found.duration for found in folded.classes),
         *(edge.lag for edge in folded.edges),
@@ -126,12 +144,29 @@ def problem_of(graph: OpGraph) -> Problem | None:
         beat=beat,
         ops=tuple(op for found in folded.classes for op in found.ops),
         arrays=_arrays(folded, on_stream, beat),
+        reached=reached,
         streams=streams,
-        rules=tuple(
-            _rules(folded, stream, classes, reached)
-            for stream, classes in zip(streams, on_stream, strict=True)
-        ),
+        rules=rules,
+        is_complete=_are_complete(folded, rules),
     )
+
+
+def _are_complete(folded: ClassGraph, rules: tuple[StreamRules, ...]) -> bool:
+    """Whether all buffers that could exceed a limit are in the rules, users and all."""
+    limited = [
+        buffer
+        for buffer in folded.buffers
+        if buffer.size > 0 and folded.graph.devices[buffer.device].limit is not None
+    ]
+    devices = {buffer.device for buffer in limited}
+    known = [
+        found
+        for found, stream in zip(rules, folded.graph.streams, strict=True)
+        if stream.peer is None and stream.device in devices
+    ]
+    return sum(len(found.maker) for found in known) == len(limited) and sum(
+        len(found.users) for found in known
+    ) == sum(len(buffer.users) for buffer in limited)
 
 
 def _arrays(folded: ClassGraph, on_stream: list[list[int]], beat: int) -> Arrays:
@@ -163,7 +198,7 @@ def _arrays(folded: ClassGraph, on_stream: list[list[int]], beat: int) -> Arrays
 
 
 def _rules(
-    folded: ClassGraph, stream: Stream, classes: list[int], reached: list[set[int]]
+    folded: ClassGraph, stream: Stream, classes: list[int], reached: Ints
 ) -> StreamRules:
     """What counts of ops say on one stream.
 
@@ -186,10 +221,7 @@ def _rules(
     room = UNLIMITED if memory.limit is None else memory.limit - memory.static
     return StreamRules(
         counts=_array([len(folded.classes[c].ops) for c in classes]),
-        waits=np.array(
-            [[int(other in reached[c]) for other in classes] for c in classes],
-            np.int64,
-        ).reshape(len(classes), len(classes)),
+        waits=reached[np.ix_(classes, classes)],
         maker=_array([maker for maker, _, _ in buffers]),
         size=_array([size for _, size, _ in buffers]),
         first_user=_offsets([len(users) for _, _, users in buffers]),
@@ -198,11 +230,12 @@ def _rules(
     )
 
 
-def _reached(folded: ClassGraph) -> list[set[int]]:
-    """For each class all that its ops wait for, directly or not."""
-    reached: list[set[int]] = [set() for _ in folded.classes]
+def _reached(folded: ClassGraph) -> Ints:
+    """See ``Problem.reached``."""
+    reached = np.zeros((len(folded.classes), len(folded.classes)), np.int64)
     for before, after, _ in sorted(folded.edges, key=lambda edge: edge.after):
-        reached[after] |= reached[before] | {before}
+        reached[after] |= reached[before]
+        reached[after, before] = 1
     return reached
 
 

@@ -24,15 +24,8 @@ from schedopt.lattice.states import Lattices
 NOTHING_LEFT, UNCUT, CUT = -1, 0, 1
 
 
-def is_possible(
-    arrays: Arrays,
-    lattices: Lattices,
-    memo: Memo,
-    trial: Memo,
-    edge: Ints,
-    step: int,
-) -> bool:
-    """Whether settling allows an op to lie within ``step`` beats of a window's edge."""
+def begin_trial(memo: Memo, trial: Memo) -> None:
+    """Let ``trial`` have the memo's windows, with nothing changed."""
     for op in range(len(memo.head)):
         trial.head[op] = memo.head[op]
         trial.last[op] = memo.last[op]
@@ -43,6 +36,18 @@ def is_possible(
     for c in range(trial.unpassed.shape[1]):
         trial.unpassed[0, c], trial.unpassed[1, c] = NEVER, -1
         trial.unpassed[2, c], trial.unpassed[3, c] = NEVER, -1
+
+
+def is_possible(
+    arrays: Arrays,
+    lattices: Lattices,
+    memo: Memo,
+    trial: Memo,
+    edge: Ints,
+    step: int,
+) -> bool:
+    """Whether settling allows an op to lie within ``step`` beats of a window's edge."""
+    begin_trial(memo, trial)
     c, n = edge[0], edge[1]
     op = arrays.first_op[c] + n
     if edge[2] == 1:

@@ -26,6 +26,7 @@ _HELPERS = (
     propagation.sweep,
     propagation.sweep_backward,
     propagation.sweep_forward,
+    shaving.begin_trial,
     shaving.is_possible,
     shaving.shave,
 )
@@ -72,6 +73,16 @@ class Windows:
     def steps(self) -> int:
         """The size of the lattices."""
         return len(self._lattices.op)
+
+    @property
+    def guide(self) -> tuple[Problem, Lattices, Ints]:
+        """The problem, its lattices, and the latest time from each of their states."""
+        return self._problem, self._lattices, self._memo.late
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every stream has a lattice."""
+        return bool((np.diff(self._lattices.first_level) > 1).all())
 
     def windows(self) -> Mapping[Op, tuple[int, int]]:
         """Each op's earliest start and latest end."""

@@ -1,12 +1,13 @@
-"""Fast search on pipelines: a parametric greedy, its grid, and annealing on orders.
+"""Fast search: greedies with many rules, climbing on the rules, annealing of orders.
 
-Everything here works on lanes (``schedopt.structure.lanes_of``) and is skipped where
-the op graph has none. The loops are plain functions over arrays, compiled where that
-pays.
+Everything here works on problems folded into classes (``schedopt.lattice``), with
+schedules as arrays of ends, and is skipped where the op graph has no such structure.
+The loops are plain functions over arrays, compiled where that pays.
 """
 
 from schedopt.search.anneal import Annealing, anneal
-from schedopt.search.grid import GridPoint, climb, grid_points
+from schedopt.search.climbing import Climber
+from schedopt.search.grid import Grid
 from schedopt.search.searcher import Searcher
 
-__all__ = ["Annealing", "GridPoint", "Searcher", "anneal", "climb", "grid_points"]
+__all__ = ["Annealing", "Climber", "Grid", "Searcher", "anneal"]

@@ -1,15 +1,14 @@
-"""Annealing on device orders: shift one op, replay, accept or undo.
+"""Annealing on orders: shift one op along a stream, replay, accept or undo.
 
-The state is one sequence per device. A move takes an op, mostly from a random critical
-path, and shifts it along its device by an exponentially distributed distance, stopping
-at ops that it must stay before or after (the same stage's neighbouring microbatches,
-and its own microbatch's F, B and W). The cost is the makespan plus a twentieth of the
-devices' last ends, which gives the search a gradient where the makespan alone is flat.
-A cycle or an excess of memory rejects the move.
+A move takes an op, mostly from a random critical path, and shifts it along a stream of
+its by an exponentially distributed distance, stopping at ops that it must stay before
+or after (its own class, and what its microbatch must run before or after it). The cost
+is the makespan plus a twentieth of the streams' last ends, which gives the search a
+gradient where the makespan alone is flat. A cycle or an excess of memory rejects the
+move.
 
-Random numbers are L'Ecuyer's combined generator ("Efficient and portable combined
-random number generators", Communications of the ACM 31(6), 1988), and what follows a
-logarithm comes from tables, so that compiled and plain loops do exactly the same.
+Only ops that start no earlier than the first changed place are replayed, and only until
+one of them, with the least that must follow it, ends too late to be accepted.
 """
 
 from __future__ import annotations
@@ -21,14 +20,15 @@ import numpy as np
 import numpy.typing as npt
 
 from schedopt.compiled import compiled
-from schedopt.opgraph import OpGraph
-from schedopt.schedule import Schedule
-from schedopt.search.arrays import Ints, LaneArrays, lane_arrays
-from schedopt.search.replaying import op_tables, replay_sequences
-from schedopt.simulate import simulate
+from schedopt.lattice import Ints, Problem
+from schedopt.search import draws, replaying
+from schedopt.search.draws import TABLE, draw, exponentials, seeded
+from schedopt.search.replaying import DONE, replay
+from schedopt.search.tables import OpTables, sequences_of, tables_of
 
-_TABLE = 4096
-"""Entries of the tables of distances and thresholds."""
+_NEVER = 2**61
+_SPREAD = 0.05
+"""What an end of a stream counts, as a part of the makespan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,243 +51,268 @@ class Annealing:
     reach: float = 3.0
 
 
+_HELPERS = (
+    draws.draw,
+    replaying.replay,
+)
+
+
 def anneal(
-    graph: OpGraph,
-    start: Schedule,
+    problem: Problem,
+    ends: Ints,
     effort: Annealing,
     *,
     seed: int,
     compile_loops: bool = True,
-) -> Schedule | None:
-    """The best schedule met; None where the graph has no lanes."""
-    arrays = lane_arrays(graph)
-    if arrays is None:
+) -> Ints | None:
+    """The ends of the best schedule met from this one; None without tables."""
+    tables = tables_of(problem)
+    if tables is None:
         return None
-    sequences = arrays.sequences(start.start)
-    tables = op_tables(arrays)
-    flat = np.concatenate(sequences)
-    first = np.cumsum([0, *(len(s) for s in sequences)]).astype(np.int64)
+    flat, first = sequences_of(tables, ends, len(problem.streams))
+    room = np.array([rules.room for rules in problem.rules], np.int64)
     mean = max(1.0, float(tables.duration.mean()))
     run: Any = _anneal
     if compile_loops:
-        run = compiled(_anneal, replay_sequences, _draw)
-    exponential = -np.log((np.arange(_TABLE) + 0.5) / _TABLE)
-    best = run(
+        run = compiled(_anneal, *_HELPERS, find_path, shift, fits, replay_from)
+    exponential = exponentials()
+    best: Ints = run(
+        tables,
         flat,
         first,
-        tables.duration,
-        tables.data_before,
-        tables.data_lag,
-        tables.data_after,
-        tables.device,
-        tables.chain,
-        tables.kind,
-        tables.allocated,
-        tables.released,
-        arrays.room,
+        room,
         effort.moves,
         effort.hot * mean,
         (effort.cold / effort.hot) ** (1.0 / max(1, effort.moves)),
+        mean,
         exponential,
         1 + (effort.reach * exponential).astype(np.int64),
-        _seeded(seed),
+        seeded(seed),
     )
-    found = [best[first[d] : first[d + 1]].tolist() for d in range(len(arrays.room))]
-    schedule = simulate(graph, arrays.order(found))
-    # Orders with ops of no duration say more of memory than times do.
-    return schedule if _fits(schedule, arrays) else start
+    return best if len(best) else None
 
 
-def _fits(schedule: Schedule, arrays: LaneArrays) -> bool:
-    devices = schedule.graph.devices
-    return all(
-        peak - device.static <= room
-        for peak, device, room in zip(
-            schedule.peak_memory, devices, arrays.room, strict=True
-        )
-    )
-
-
-def _seeded(seed: int) -> Ints:
-    """The generator's two states; close seeds are far apart."""
-    state = np.array(
-        [1 + seed * 69_621 % 2147483562, 1 + seed * 45_991 % 2147483398], np.int64
-    )
-    for _ in range(8):
-        _draw(state)
-    return state
-
-
-def _draw(state: Ints) -> int:
-    """The next random number, from 1 to 2147483562."""
-    state[0] = 40014 * state[0] % 2147483563
-    state[1] = 40692 * state[1] % 2147483399
-    value = int(state[0] - state[1])
-    return value if value > 0 else value + 2147483562
-
-
-def _anneal(  # noqa: PLR0913, PLR0917, PLR0912, PLR0915, C901 - one loop, as numba needs it
+def find_path(
+    tables: OpTables,
     flat: Ints,
     first: Ints,
-    duration: Ints,
-    data_before: Ints,
-    data_lag: Ints,
-    data_after: Ints,
-    device: Ints,
-    chain: Ints,
-    kind: Ints,
-    allocated: Ints,
-    released: Ints,
+    where: Ints,
+    end: Ints,
+    path: Ints,
+    state: Ints,
+) -> int:
+    """A random critical path, last op first, in ``path``; its length."""
+    makespan, tips = 0, 0
+    for s in range(len(first) - 1):
+        if first[s + 1] > first[s]:
+            last = end[flat[first[s + 1] - 1]]
+            if last > makespan:
+                makespan, tips = last, 0
+            if last == makespan:
+                tips += 1
+    pick = draw(state) % tips
+    op = -1
+    for s in range(len(first) - 1):
+        if first[s + 1] > first[s] and end[flat[first[s + 1] - 1]] == makespan:
+            if pick == 0:
+                op = flat[first[s + 1] - 1]
+            pick -= 1
+    length = 0
+    while op >= 0 and length < len(path):
+        path[length] = op
+        length += 1
+        start = end[op] - tables.duration[op]
+        # One of the ops that it starts right after, each as likely as the others.
+        before, found = -1, 0
+        k = 0
+        while tables.waits[op, k] >= 0:
+            other = tables.waits[op, k]
+            if end[other] + tables.lags[op, k] == start and start > 0:
+                found += 1
+                if draw(state) % found == 0:
+                    before = other
+            k += 1
+        k = 0
+        while tables.streams[op, k] >= 0:
+            place = where[op, k]
+            if place > first[tables.streams[op, k]] and end[flat[place - 1]] == start:
+                found += 1
+                if draw(state) % found == 0:
+                    before = flat[place - 1]
+            k += 1
+        op = before
+    return length
+
+
+def shift(
+    tables: OpTables, flat: Ints, where: Ints, stream: int, origin: int, target: int
+) -> None:
+    """Move the op at one place of a stream to another; those between make room."""
+    moved = flat[origin]
+    step = 1 if target > origin else -1
+    index = origin
+    while index != target:
+        flat[index] = flat[index + step]
+        k = 0
+        while tables.streams[flat[index], k] != stream:
+            k += 1
+        where[flat[index], k] = index
+        index += step
+    flat[target] = moved
+    k = 0
+    while tables.streams[moved, k] != stream:
+        k += 1
+    where[moved, k] = target
+
+
+def fits(
+    tables: OpTables, flat: Ints, begin: int, low: int, high: int, room: int
+) -> bool:
+    """Whether memory on a stream is kept between two places of its order."""
+    level = 0
+    for index in range(begin, high + 1):
+        op = flat[index]
+        level += tables.allocated[op]
+        if index >= low and level > room and tables.allocated[op] > 0:
+            return False
+        level -= tables.released[op]
+    return True
+
+
+def replay_from(
+    tables: OpTables,
+    flat: Ints,
+    first: Ints,
+    position: Ints,
+    end: Ints,
+    fresh: Ints,
+    queue: Ints,
+    stream: int,
+    low: int,
+    latest: int,
+) -> int:
+    """Replay what may change if a stream's order is new from the place ``low`` on.
+
+    ``end`` is that of the order before, ``fresh`` is filled.
+    """
+    since = end[flat[low - 1]] if low > first[stream] else 0
+    for op in range(len(end)):
+        fresh[op] = end[op]
+    for s in range(len(first) - 1):
+        # The first op that started no earlier, by bisection; ops of the changed stream
+        # from `low` on have other places now, but all of them did.
+        lowest, highest = first[s], first[s + 1]
+        if s == stream:
+            lowest = highest = low
+        while lowest < highest:
+            middle = (lowest + highest) // 2
+            if end[flat[middle]] - tables.duration[flat[middle]] >= since:
+                highest = middle
+            else:
+                lowest = middle + 1
+        position[s] = lowest
+        for index in range(lowest, first[s + 1]):
+            fresh[flat[index]] = -1
+    return replay(tables, flat, first, position, fresh, queue, latest)
+
+
+def _anneal(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917 - one loop, as numba needs it
+    tables: OpTables,
+    flat: Ints,
+    first: Ints,
     room: Ints,
     moves: int,
     temperature: float,
     cooling: float,
+    mean: float,
     exponential: npt.NDArray[np.float64],
     distances: Ints,
     state: Ints,
 ) -> Ints:
-    total = len(flat)
-    devices = len(first) - 1
-    where = np.zeros(total, np.int64)
-    for index in range(total):
-        where[flat[index]] = index
-    end = np.zeros(total, np.int64)
-    position = np.zeros(devices, np.int64)
-    stack = np.zeros(devices + total, np.int64)
-    path = np.zeros(total, np.int64)
-    replay_sequences(
-        flat,
-        first,
-        duration,
-        data_before,
-        data_lag,
-        data_after,
-        device,
-        end,
-        position,
-        stack,
-    )
-    best = flat.copy()
-    cost = -1.0
-    best_makespan = -1
-    on_path = 0
-    fresh = True
+    """The ends of the best order met; nothing if the first one deadlocks."""
+    ops, streams = len(tables.duration), len(first) - 1
+    where = np.zeros(tables.streams.shape, np.int64)
+    for s in range(streams):
+        for index in range(first[s], first[s + 1]):
+            k = 0
+            while tables.streams[flat[index], k] != s:
+                k += 1
+            where[flat[index], k] = index
+    end = np.zeros(ops, np.int64)
+    fresh = np.zeros(ops, np.int64)
+    best = np.zeros(ops, np.int64)
+    position = np.zeros(streams, np.int64)
+    queue = np.zeros(2 * streams, np.int64)
+    path = np.zeros(ops, np.int64)
+    for op in range(ops):
+        end[op] = -1
+    for s in range(streams):
+        position[s] = first[s]
+    if replay(tables, flat, first, position, end, queue, _NEVER) != DONE:
+        return best[:0]
+    cost, best_makespan, makespan, length = 0.0, _NEVER, 0, 0
+    changed = True
     for _ in range(moves + 1):
-        if fresh:
-            # The state changed: its cost, its best, and one critical path.
-            makespan = 0
-            spread = 0
-            tips = 0
-            for d in range(devices):
-                if first[d + 1] > first[d]:
-                    last = end[flat[first[d + 1] - 1]]
-                    spread += last
-                    if last > makespan:
-                        makespan = last
-                        tips = 1
-                    elif last == makespan:
-                        tips += 1
-            cost = makespan + 0.05 * spread
-            if best_makespan < 0 or makespan < best_makespan:
-                best_makespan = makespan
-                best[:] = flat
-            pick = _draw(state) % tips
-            op = -1
-            for d in range(devices):
-                if first[d + 1] > first[d] and end[flat[first[d + 1] - 1]] == makespan:
-                    if pick == 0:
-                        op = flat[first[d + 1] - 1]
-                    pick -= 1
-            on_path = 0
-            while op >= 0:
-                path[on_path] = op
-                on_path += 1
-                start = end[op] - duration[op]
-                if start == 0:
-                    break
-                index = where[op]
-                by_data = data_before[op] >= 0 and (
-                    end[data_before[op]] + data_lag[op] == start
-                )
-                by_stream = index > first[device[op]] and end[flat[index - 1]] == start
-                if by_data and (not by_stream or _draw(state) % 2 == 0):
-                    op = data_before[op]
-                elif by_stream:
-                    op = flat[index - 1]
-                else:
-                    break
-            fresh = False
-        temperature *= cooling
-        if _draw(state) % 100 < 85:
-            moved = path[_draw(state) % on_path]
-        else:
-            moved = _draw(state) % total
-        distance = distances[_draw(state) % _TABLE]
-        step = 1 if _draw(state) % 2 == 0 else -1
-        d = device[moved]
-        origin = where[moved]
-        target = origin
-        for _ in range(distance):
-            following = target + step
-            if following < first[d] or following >= first[d + 1]:
-                break
-            other = flat[following]
-            if kind[other] == kind[moved] or chain[other] == chain[moved]:
-                break
-            target = following
-        if target == origin:
-            continue
-        index = origin
-        while index != target:
-            flat[index] = flat[index + step]
-            where[flat[index]] = index
-            index += step
-        flat[target] = moved
-        where[moved] = target
-        low = min(origin, target)
-        high = max(origin, target)
-        level = 0
-        fits = True
-        for index in range(first[d], high + 1):
-            op = flat[index]
-            level += allocated[op]
-            if index >= low and level > room[d]:
-                fits = False
-                break
-            level -= released[op]
-        accepted = False
-        if fits and replay_sequences(
-            flat,
-            first,
-            duration,
-            data_before,
-            data_lag,
-            data_after,
-            device,
-            end,
-            position,
-            stack,
-        ):
-            makespan = 0
-            spread = 0
-            for other in range(devices):
-                if first[other + 1] > first[other]:
-                    last = end[flat[first[other + 1] - 1]]
+        if changed:
+            makespan, spread = 0, 0
+            for s in range(streams):
+                if first[s + 1] > first[s]:
+                    last = end[flat[first[s + 1] - 1]]
                     spread += last
                     makespan = max(makespan, last)
-            change = makespan + 0.05 * spread - cost
-            # With probability exp(-change / temperature), since that is how often an
-            # exponentially distributed number exceeds change / temperature.
-            if change <= temperature * exponential[_draw(state) % _TABLE]:
-                accepted = True
-        if accepted:
-            fresh = True
+            cost = makespan + _SPREAD * spread
+            if makespan < best_makespan:
+                best_makespan = makespan
+                for op in range(ops):
+                    best[op] = end[op]
+            length = find_path(tables, flat, first, where, end, path, state)
+            changed = False
+        temperature *= cooling
+        if draw(state) % 100 < 85:
+            moved = path[draw(state) % length]
         else:
-            index = target
-            while index != origin:
-                flat[index] = flat[index - step]
-                where[flat[index]] = index
-                index -= step
-            flat[origin] = moved
-            where[moved] = origin
+            moved = draw(state) % ops
+        k = 0
+        while tables.streams[moved, k + 1] >= 0 and draw(state) % 2 == 0:
+            k += 1
+        s = tables.streams[moved, k]
+        distance = distances[draw(state) % TABLE]
+        step = 1 if draw(state) % 2 == 0 else -1
+        origin = where[moved, k]
+        target = origin
+        c, n = tables.op_class[moved], tables.number[moved]
+        for _ in range(distance):
+            if target + step < first[s] or target + step >= first[s + 1]:
+                break
+            other = flat[target + step]
+            d = tables.op_class[other]
+            if d == c or (tables.number[other] == n and tables.chained[c, d] == 1):
+                break
+            target += step
+        if target == origin:
+            continue
+        shift(tables, flat, where, s, origin, target)
+        low, high = min(origin, target), max(origin, target)
+        margin = temperature * exponential[draw(state) % TABLE]
+        accepted = False
+        if fits(tables, flat, first[s], low, high, room[s]):
+            latest = makespan + int(margin + _SPREAD * streams * mean)
+            found = replay_from(
+                tables, flat, first, position, end, fresh, queue, s, low, latest
+            )
+            if found == DONE:
+                longest, spread = 0, 0
+                for other in range(streams):
+                    if first[other + 1] > first[other]:
+                        last = fresh[flat[first[other + 1] - 1]]
+                        spread += last
+                        longest = max(longest, last)
+                # With probability exp(-change / temperature), since so often does an
+                # exponentially distributed number exceed change / temperature.
+                accepted = longest + _SPREAD * spread - cost <= margin
+        if accepted:
+            end, fresh = fresh, end
+            changed = True
+        else:
+            shift(tables, flat, where, s, target, origin)
     return best

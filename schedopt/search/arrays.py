@@ -7,16 +7,14 @@ row, kind (0 = F, 1 = B or I, 2 = W) and microbatch of the lane:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from schedopt.opgraph import OpGraph, Stream, StreamKind
+from schedopt.opgraph import OpGraph
 from schedopt.ops import Op, OpKind
-from schedopt.schedule import Order
 from schedopt.structure import Lane, lanes_of
 
 Ints = npt.NDArray[np.int64]
@@ -60,36 +58,6 @@ class LaneArrays:
     first_op: Ints
     room: Ints
     ops: tuple[Op, ...]
-
-    def order(self, sequences: Sequence[Sequence[int]]) -> Order:
-        """The order in which each device runs these op numbers."""
-        return Order(
-            {
-                Stream(StreamKind.COMPUTE, device): tuple(self.ops[n] for n in sequence)
-                for device, sequence in enumerate(sequences)
-                if len(sequence)
-            }
-        )
-
-    def sequences(self, start: Mapping[Op, int]) -> list[Ints]:
-        """Each device's op numbers in the order of their starts.
-
-        At equal starts what takes no time comes first, and a microbatch's ops in the
-        order of their precedences.
-        """
-        rows = len(self.device)
-        found: list[list[tuple[int, int, int, int]]] = [[] for _ in self.room]
-        for row in range(rows):
-            count = int(self.microbatches[row])
-            work = (self.forward[row], self.backward[row], self.weight[row])
-            turns = (row, 2 * rows + 2 * (rows - row), 2 * rows + 2 * (rows - row) + 1)
-            for kind in range(2 + int(self.split[row])):
-                base = int(self.first_op[row]) + kind * count
-                for number in range(base, base + count):
-                    begin = start[self.ops[number]]
-                    key = (begin, begin + int(work[kind]), turns[kind], number)
-                    found[self.device[row]].append(key)
-        return [np.array([key[-1] for key in sorted(keys)], np.int64) for keys in found]
 
 
 @lru_cache(maxsize=4)

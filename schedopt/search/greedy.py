@@ -47,10 +47,10 @@ class Rule:
     blocked_weight_penalty: Ints
 
 
-def greedy(arrays: LaneArrays, rule: Rule, *, compile_loops: bool) -> list[Ints] | None:
-    """Each device's sequence of op numbers; None if the rule gets stuck."""
+def greedy(arrays: LaneArrays, rule: Rule, *, compile_loops: bool) -> Ints | None:
+    """The ends by op number, ticks; None if the rule gets stuck."""
     run: Any = compiled(_run) if compile_loops else _run
-    sequence, length = run(
+    done, end = run(
         arrays.device,
         arrays.forward,
         arrays.backward,
@@ -70,9 +70,7 @@ def greedy(arrays: LaneArrays, rule: Rule, *, compile_loops: bool) -> list[Ints]
         rule.weight_penalty,
         rule.blocked_weight_penalty,
     )
-    if length.sum() < arrays.first_op[-1]:
-        return None
-    return [sequence[d, : length[d]].copy() for d in range(len(arrays.room))]
+    return end if done else None
 
 
 def _run(  # noqa: PLR0913, PLR0917, PLR0912, PLR0915, C901 - one loop over arrays, as numba needs it
@@ -94,12 +92,10 @@ def _run(  # noqa: PLR0913, PLR0917, PLR0912, PLR0915, C901 - one loop over arra
     forward_penalty: Ints,
     weight_penalty: Ints,
     blocked_weight_penalty: Ints,
-) -> tuple[Ints, Ints]:
+) -> tuple[bool, Ints]:
     rows = len(device)
     devices = len(room)
     total = first_op[rows]
-    sequence = np.zeros((devices, total), np.int64)
-    length = np.zeros(devices, np.int64)
     end = np.zeros(total, np.int64)
     free_at = np.zeros(devices, np.int64)
     used = np.zeros(rows, np.int64)
@@ -218,7 +214,7 @@ def _run(  # noqa: PLR0913, PLR0917, PLR0912, PLR0915, C901 - one loop over arra
             if offer_row[d] >= 0 and (chosen < 0 or offer_key[d] < offer_key[chosen]):
                 chosen = d
         if chosen < 0:
-            break
+            return False, end
         r = offer_row[chosen]
         kind = offer_kind[chosen]
         if kind == 0:
@@ -242,8 +238,6 @@ def _run(  # noqa: PLR0913, PLR0917, PLR0912, PLR0915, C901 - one loop over arra
         op = first_op[r] + kind * microbatches[r] + n
         end[op] = offer_start[chosen] + duration
         free_at[chosen] = end[op]
-        sequence[chosen, length[chosen]] = op
-        length[chosen] += 1
         stale[chosen] = 1
         if kind < 2 and (r == 0 or lane[r - 1] != lane[r]):
             # A lane that begins or ends to have microbatches in flight matters to all.
@@ -254,4 +248,4 @@ def _run(  # noqa: PLR0913, PLR0917, PLR0912, PLR0915, C901 - one loop over arra
             stale[device[r - 1]] = 1
         if r + 1 < rows and lane[r + 1] == lane[r]:
             stale[device[r + 1]] = 1
-    return sequence, length
+    return True, end

@@ -1,4 +1,4 @@
-"""Over the greedy's parameters: a grid, then climbing from its best point.
+"""Over the parameters of the greedy on lanes: a grid, then climbing from its best.
 
 The grid varies the in-flight caps around the number of devices that remain (one stage
 per device) or lets memory decide, the penalty of W from nothing to W's own length, and
@@ -10,72 +10,69 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 
-from schedopt.opgraph import OpGraph
-from schedopt.schedule import Schedule
-from schedopt.search.arrays import Ints, LaneArrays, lane_arrays
+from schedopt.lattice import Ints, Problem
+from schedopt.search.arrays import LaneArrays, lane_arrays
 from schedopt.search.greedy import NO_CAP, Rule, greedy
-from schedopt.simulate import simulate
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class GridPoint:
-    """A parameter setting, the schedule that it gives, and how many were tried."""
+class Grid:
+    """Tries rules of the greedy on lanes; every trial is a schedule or nothing.
 
-    rule: Rule
-    schedule: Schedule
-    trials: int
+    ``applies`` says whether the problem is one of lanes.
+    """
+
+    def __init__(self, problem: Problem, seed: int) -> None:
+        self._problem = problem
+        self._rng = random.Random(seed)
+        self._arrays = lane_arrays(problem.graph)
+        self._best: tuple[int, Rule] | None = None
+        if self._arrays is not None:
+            number = {op: index for index, op in enumerate(problem.ops)}
+            self._number = np.array([number[op] for op in self._arrays.ops], np.int64)
+
+    @property
+    def applies(self) -> bool:
+        """Whether the problem has lanes."""
+        return self._arrays is not None
+
+    def points(self, *, compile_loops: bool) -> Iterator[Ints | None]:
+        """The schedule of each point of the grid, in beats."""
+        if self._arrays is None:
+            return
+        for rule in _grid(self._arrays):
+            yield self._try(self._arrays, rule, compile_loops=compile_loops)
+
+    def climb(self, *, compile_loops: bool) -> Ints | None:
+        """The schedule of a rule near the best one, in beats."""
+        if self._arrays is None or self._best is None:
+            return None
+        rule = _changed(self._arrays, self._best[1], self._rng)
+        return self._try(self._arrays, rule, compile_loops=compile_loops)
+
+    def _try(
+        self, arrays: LaneArrays, rule: Rule, *, compile_loops: bool
+    ) -> Ints | None:
+        found = greedy(arrays, rule, compile_loops=compile_loops)
+        if found is None:
+            return None
+        makespan = int(found.max())
+        if self._best is None or makespan <= self._best[0]:
+            self._best = makespan, rule
+        ends = np.empty_like(found)
+        ends[self._number] = found // self._problem.beat
+        return ends
 
 
-def grid_points(
-    graph: OpGraph, *, compile_loops: bool, thorough: bool = True
-) -> Iterator[GridPoint]:
-    """The schedule of every grid point that gives one; none without lanes."""
-    arrays = lane_arrays(graph)
-    if arrays is None:
-        return
-    for trials, rule in enumerate(_grid(arrays, thorough=thorough)):
-        schedule = _schedule(graph, arrays, rule, compile_loops=compile_loops)
-        if schedule is not None:
-            yield GridPoint(rule, schedule, trials + 1)
-
-
-def climb(
-    graph: OpGraph, point: GridPoint, *, seed: int, compile_loops: bool, most: int
-) -> Iterator[GridPoint]:
-    """Points near ``point`` that are no worse than any before; ``most`` are tried."""
-    arrays = lane_arrays(graph)
-    if arrays is None:
-        return
-    rng = random.Random(seed)
-    for trials in range(most):
-        rule = _changed(arrays, point.rule, rng)
-        schedule = _schedule(graph, arrays, rule, compile_loops=compile_loops)
-        if schedule is not None and schedule.makespan <= point.schedule.makespan:
-            point = GridPoint(rule, schedule, trials + 1)
-        yield point
-
-
-def _schedule(
-    graph: OpGraph, arrays: LaneArrays, rule: Rule, *, compile_loops: bool
-) -> Schedule | None:
-    sequences = greedy(arrays, rule, compile_loops=compile_loops)
-    if sequences is None:
-        return None
-    return simulate(graph, arrays.order([s.tolist() for s in sequences]))
-
-
-def _grid(arrays: LaneArrays, *, thorough: bool) -> Iterator[Rule]:
+def _grid(arrays: LaneArrays) -> Iterator[Rule]:
     remaining = _rows_to_come(arrays)
     whole = np.full(len(arrays.device), NO_CAP, np.int64)
-    shifts = (0, 1, 2, -1, 3, -2) if thorough else (0, 1)
-    caps = [whole] + [np.maximum(1, remaining + shift) for shift in shifts]
-    weights = (0.25, 0.0, 1.0, 0.5, 0.75) if thorough else (0.25, 1.0)
-    forwards = (0.0, 0.5, 1.0) if thorough else (0.0, 0.5)
+    caps = [whole] + [np.maximum(1, remaining + s) for s in (0, 1, 2, -1, 3, -2)]
+    weights = (0.25, 0.0, 1.0, 0.5, 0.75)
+    forwards = (0.0, 0.5, 1.0)
     for cap, weight, ahead in product(caps, weights, forwards):
         yield Rule(
             cap,

@@ -1,131 +1,83 @@
-"""What annealing reads of a pipeline, by op number, and its replay of device orders."""
+"""Replay of orders: every op starts as early as its stream and predecessors allow."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from schedopt.lattice import Ints
+from schedopt.search.tables import OpTables
 
-import numpy as np
-
-from schedopt.search.arrays import Ints, LaneArrays
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class OpTables:
-    """What replay and moves read, by op number.
-
-    ``data_before``/``data_after`` is the op on another device (or the turn at the last
-    stage) that it waits for / that waits for it, -1 if none; ``chain`` is the number of
-    its (row, microbatch), and ``kind`` 3 x row + kind.
-    """
-
-    duration: Ints
-    data_before: Ints
-    data_lag: Ints
-    data_after: Ints
-    device: Ints
-    chain: Ints
-    kind: Ints
-    allocated: Ints
-    released: Ints
+LATE, WAITING, DONE = -1, 0, 1
 
 
-def op_tables(arrays: LaneArrays) -> OpTables:
-    """The tables of a pipeline."""
-    total = int(arrays.first_op[-1])
-    columns = {
-        name: np.zeros(total, np.int64)
-        for name in (
-            "duration",
-            "data_lag",
-            "device",
-            "chain",
-            "kind",
-            "allocated",
-            "released",
-        )
-    }
-    before = np.full(total, -1, np.int64)
-    after = np.full(total, -1, np.int64)
-    rows = len(arrays.device)
-    chains = 0
-    for row in range(rows):
-        count = int(arrays.microbatches[row])
-        last = row + 1 == rows or arrays.lane[row + 1] != arrays.lane[row]
-        first = row == 0 or arrays.lane[row - 1] != arrays.lane[row]
-        kept = arrays.held[row] - arrays.freed[row] + arrays.gradient[row]
-        work = (
-            (arrays.forward[row], arrays.held[row], 0),
-            (arrays.backward[row], arrays.gradient[row], arrays.freed[row]),
-            (arrays.weight[row], 0, kept),
-        )
-        for kind in range(2 + int(arrays.split[row])):
-            base = int(arrays.first_op[row]) + kind * count
-            here = slice(base, base + count)
-            duration, allocated, released = work[kind]
-            columns["duration"][here] = duration
-            columns["allocated"][here] = allocated
-            columns["released"][here] = released
-            columns["device"][here] = arrays.device[row]
-            columns["kind"][here] = 3 * row + kind
-            columns["chain"][here] = np.arange(chains, chains + count)
-            if kind == 0 and not first:
-                before[here] = arrays.first_op[row - 1] + np.arange(count)
-                columns["data_lag"][here] = arrays.lag_forward[row]
-            if kind == 1 and last:
-                before[here] = arrays.first_op[row] + np.arange(count)
-            elif kind == 1:
-                before[here] = arrays.first_op[row + 1] + count + np.arange(count)
-                columns["data_lag"][here] = arrays.lag_backward[row]
-        chains += count
-    known = before >= 0
-    after[before[known]] = np.flatnonzero(known)
-    return OpTables(data_before=before, data_after=after, **columns)
-
-
-def replay_sequences(  # noqa: PLR0913, PLR0917 - arrays, as numba needs them
+def replay(  # noqa: C901, PLR0912 - one loop, as numba needs it
+    tables: OpTables,
     flat: Ints,
     first: Ints,
-    duration: Ints,
-    data_before: Ints,
-    data_lag: Ints,
-    data_after: Ints,
-    device: Ints,
-    end: Ints,
     position: Ints,
-    stack: Ints,
-) -> bool:
-    """Fill ``end``; False if the sequences wait for each other."""
-    devices = len(first) - 1
-    done = 0
-    for op in range(len(flat)):
-        end[op] = -1
-    for d in range(devices):
-        position[d] = first[d]
-        stack[d] = d
-    height = devices
+    end: Ints,
+    queue: Ints,
+    latest: int,
+) -> int:
+    """Fill ``end`` for the ops from ``position`` on, stream by stream.
+
+    Ends of ops before ``position`` are known, those from there on are -1. ``queue`` is
+    room for two entries per stream.
+
+    Returns
+    -------
+    int
+        DONE; WAITING if ops wait for each other; LATE if the end of all is after
+        ``latest``, in which case not all ends are filled.
+    """
+    duration, tail = tables.duration, tables.tail
+    waits, lags, wakes, held = tables.waits, tables.lags, tables.wakes, tables.streams
+    streams = len(first) - 1
+    left = 0
+    for s in range(streams):
+        queue[s] = s
+        queue[streams + s] = 1  # whether it is in the queue
+        left += first[s + 1] - position[s]
+    height = streams
     while height > 0:
         height -= 1
-        d = stack[height]
-        while position[d] < first[d + 1]:
-            op = flat[position[d]]
-            start = 0
-            before = data_before[op]
-            if before >= 0:
-                if end[before] < 0:
-                    break
-                start = end[before] + data_lag[op]
-            if position[d] > first[d]:
-                start = max(start, end[flat[position[d] - 1]])
+        s = queue[height]
+        queue[streams + s] = 0
+        while position[s] < first[s + 1]:
+            op = flat[position[s]]
+            # An op can start if what it waits for is done and it is next everywhere.
+            start, k = 0, 0
+            while start >= 0 and waits[op, k] >= 0:
+                before = end[waits[op, k]]
+                start = -1 if before < 0 else max(start, before + lags[op, k])
+                k += 1
+            k = 0
+            while start >= 0 and held[op, k] >= 0:
+                place = position[held[op, k]]
+                if place >= first[held[op, k] + 1] or flat[place] != op:
+                    start = -1
+                elif place > first[held[op, k]]:
+                    start = max(start, end[flat[place - 1]])
+                k += 1
+            if start < 0:
+                break
             end[op] = start + duration[op]
-            position[d] += 1
-            done += 1
-            after = data_after[op]
-            if after >= 0 and device[after] != d:
-                other = device[after]
-                if (
-                    position[other] < first[other + 1]
-                    and flat[position[other]] == after
-                ):
-                    stack[height] = other
+            if end[op] + tail[op] > latest:
+                return LATE
+            k = 0
+            while held[op, k] >= 0:
+                other = held[op, k]
+                k += 1
+                position[other] += 1
+                left -= 1
+                if other != s and queue[streams + other] == 0:
+                    queue[streams + other] = 1
+                    queue[height] = other
                     height += 1
-    return done == len(flat)
+            k = 0
+            while wakes[op, k] >= 0:
+                other = held[wakes[op, k], 0]
+                k += 1
+                if other != s and queue[streams + other] == 0:
+                    queue[streams + other] = 1
+                    queue[height] = other
+                    height += 1
+    return DONE if left == 0 else WAITING

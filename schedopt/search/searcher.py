@@ -1,4 +1,4 @@
-"""A search that goes on in steps: grid, climbing, then annealing from the best so far.
+"""A search that goes on in steps: greedy rules, climbing on them, annealing of orders.
 
 Each step is a fixed amount of work that depends on the seed and on the schedules given,
 never on the clock, so that a number of steps gives the same result everywhere.
@@ -10,40 +10,46 @@ import random
 from collections.abc import Iterator
 from itertools import count
 
-from schedopt.opgraph import OpGraph
+import numpy as np
+
+from schedopt.lattice import Ints, Problem, Windows, windows_by
 from schedopt.schedule import Schedule
 from schedopt.search.anneal import Annealing, anneal
-from schedopt.search.arrays import lane_arrays
-from schedopt.search.grid import GridPoint, climb, grid_points
+from schedopt.search.climbing import Climber
+from schedopt.search.grid import Grid
+from schedopt.search.tables import ends_of, schedule_of, tables_of
 
 _COMPILE_FROM = 250
-"""Ops from which the greedy is compiled; annealing always is, after the rest."""
+"""Ops from which the greedies are compiled; annealing always is, after the rest."""
 
-_CLIMBS = 400
-"""Points that one round of climbing tries."""
+_MOST_STEPS = 25_000_000
+"""Steps of the lattices that guide."""
+
+_LEEWAY = 1.03
+"""The guiding windows are those of schedules this much longer than the best one."""
+
+_WORTH_NEW_WINDOWS = 1.01
 
 _ELITE = 6
 
+# Seconds that work takes, about, so that runs can be measured without a clock.
+_S_PER_STEP_OF_LATTICE = 6e-7
+_S_PER_OP_GUIDED = {True: 8e-7, False: 1e-4}
+_S_PER_OP_GREEDY = {True: 4e-7, False: 4e-5}
 _S_PER_VISIT = 6e-9
-"""Seconds that annealing takes per move and op, about."""
+_S_PER_MOVE = 3e-7
 
-_S_PER_MOVE = 1e-7
-"""And per move, however few ops there are."""
-
-_S_PER_OP = {True: 4e-6, False: 2e-5}
-"""Seconds that a point of the grid takes per op, about; compiled and not."""
-
-_MOST_VISITS = 800_000_000
-"""Moves times ops of one round of annealing: seconds that nothing cuts short."""
+_CLIMB_S = (1.5, 2.0, 3.0, 4.0)
+_ANNEAL_S = (1.0, 1.5, 2.0, 3.0, 5.0)
+_GRID_SHARE = 0.2
+"""Of the time for climbing, what the greedy on lanes gets; all if nothing guides."""
 
 
 class Searcher:
-    """Improves schedules of one op graph that is a plain pipeline.
+    """Improves schedules of one problem.
 
     Parameters
     ----------
-    graph : OpGraph
-        With no choices left and with lanes; ``applies`` says so.
     starts : schedules
         Known schedules of the graph; every hand-made one is worth giving.
 
@@ -53,97 +59,143 @@ class Searcher:
         The work done so far, in seconds of a usual machine; counted, not measured.
     """
 
-    def __init__(self, graph: OpGraph, starts: list[Schedule], seed: int) -> None:
-        self.graph = graph
+    def __init__(self, problem: Problem, starts: list[Schedule], seed: int) -> None:
+        tables = tables_of(problem)
+        assert tables is not None, "applies said so"
+        self._problem = problem
+        self._tables = tables
         self._rng = random.Random(seed)
-        self._elite = sorted(starts, key=lambda schedule: schedule.makespan)
-        self._compile = len(graph.ops) >= _COMPILE_FROM
-        self._point: GridPoint | None = None
+        self._elite: list[tuple[int, Ints]] = []
+        self._compile = len(problem.ops) >= _COMPILE_FROM
+        self._grid = Grid(problem, self._rng.randrange(2**31))
+        self._climber = Climber(problem, tables, self._rng.randrange(2**31))
+        self._windows: Windows | None = None
         self.spent = 0.0
+        for schedule in starts:
+            self.learn(schedule)
 
     @staticmethod
-    def applies(graph: OpGraph) -> bool:
-        """Whether the graph has the structure that this search needs."""
-        return not graph.choices and lane_arrays(graph) is not None
+    def applies(problem: Problem | None) -> bool:
+        """Whether the problem has the structure that this search needs."""
+        return problem is not None and tables_of(problem) is not None
+
+    @property
+    def best_makespan(self) -> int | None:
+        """That of the best schedule so far, ticks."""
+        return self._elite[0][0] * self._problem.beat if self._elite else None
 
     @property
     def best(self) -> Schedule | None:
         """The best schedule so far."""
-        return self._elite[0] if self._elite else None
+        return schedule_of(self._problem, self._elite[0][1]) if self._elite else None
 
     def learn(self, schedule: Schedule) -> None:
         """Take note of a schedule that another member found."""
-        self._keep(schedule)
+        self._keep(ends_of(self._problem, schedule.start))
 
     def steps(self) -> Iterator[str]:
         """Do one step after the other; yields each step's name when it is done."""
-        for point in grid_points(self.graph, compile_loops=self._compile):
-            if self._point is None or (
-                point.schedule.makespan < self._point.schedule.makespan
-            ):
-                self._point = point
-                self._keep(point.schedule)
-            self.spent += self._s_per_point
-            yield "grid"
-        for round_number in count():
-            if self._point is not None and round_number < 3:
-                yield from self._climb()
-            for _ in range(3 if round_number else 6):
-                self._anneal(round_number)
-                yield "annealing"
+        for ends in self._grid.points(compile_loops=self._compile):
+            self._keep(ends)
+            self.spent += len(self._problem.ops) * _S_PER_OP_GREEDY[self._compile]
+            yield "greedy"
+            if self.spent > _CLIMB_S[0] and self._elite:
+                break
+        yield from self._renew_windows()
+        yield from self._draw()
+        for number in count():
+            yield from self._climb(number)
+            yield from self._renew_windows()
+            yield from self._anneal(number)
 
-    @property
-    def _s_per_point(self) -> float:
-        return len(self.graph.ops) * _S_PER_OP[self._compile]
+    # -- greedy rules -------------------------------------------------------------
 
-    def _climb(self) -> Iterator[str]:
-        if self._point is None:
-            return
-        seed = self._rng.randrange(2**31)
-        for point in climb(
-            self.graph,
-            self._point,
-            seed=seed,
-            compile_loops=self._compile,
-            most=_CLIMBS,
-        ):
-            if point.schedule.makespan < self._point.schedule.makespan:
-                self._keep(point.schedule)
-            self._point = point
-            self.spent += self._s_per_point
-            yield "climbing"
-
-    def _anneal(self, round_number: int) -> None:
-        moves = self._moves(round_number)
-        self.spent += moves * (len(self.graph.ops) * _S_PER_VISIT + _S_PER_MOVE)
+    def _renew_windows(self) -> Iterator[str]:
+        """Windows that guide, a little wider than what the best schedule needs."""
         if not self._elite:
             return
-        rank = min(int(self._rng.expovariate(0.7)), len(self._elite) - 1)
-        effort = Annealing(
-            moves=moves,
-            hot=self._rng.choice((0.2, 0.45, 0.45, 0.9)),
-            cold=0.02,
-            reach=self._rng.choice((2.0, 3.0, 5.0, 10.0)),
-        )
-        found = anneal(
-            self.graph,
-            self._elite[rank],
-            effort,
-            seed=self._rng.randrange(2**31),
-        )
-        if found is not None:
-            self._keep(found)
-
-    def _moves(self, round_number: int) -> int:
-        """More moves round by round; fewer where a replay takes longer."""
-        base = max(20_000, min(200_000, 40_000_000 // len(self.graph.ops)))
-        most = max(1000, _MOST_VISITS // len(self.graph.ops))
-        return min(base * min(1 << round_number, 16), most)
-
-    def _keep(self, schedule: Schedule) -> None:
-        """Among the best few of different makespans."""
-        if any(known.makespan == schedule.makespan for known in self._elite):
+        end = int(self._elite[0][0] * _LEEWAY)
+        if self._windows is None:
+            self.spent += len(self._problem.ops) * 1e-6
+            self._windows = windows_by(
+                self._problem,
+                end,
+                most_steps=_MOST_STEPS,
+                compile_loops=self._compile,
+            )
+            assert self._windows is not None, "the best schedule keeps them"
+            self.spent += self._windows.steps * _S_PER_STEP_OF_LATTICE
+        elif end * _WORTH_NEW_WINDOWS < self._windows.end:
+            self._windows = self._windows.by(end)
+        else:
             return
-        self._elite = sorted(
-            [*self._elite, schedule], key=lambda known: known.makespan
-        )[:_ELITE]
+        yield "windows"
+        if self._windows.is_whole:
+            for _ in self._windows.settle(compile_loops=self._compile):
+                yield "windows"
+            self.spent += self._windows.visits * _S_PER_VISIT
+
+    def _draw(self) -> Iterator[str]:
+        """Random rules."""
+        until = self.spent + _CLIMB_S[0]
+        windows = self._windows
+        while windows is not None and windows.is_whole and self.spent < until:
+            self._keep(self._climber.draw(windows, compile_loops=self._compile))
+            self._spend_guided()
+            yield "guided"
+
+    def _climb(self, number: int) -> Iterator[str]:
+        """Better rules near the best, with and without a guide."""
+        seconds = _CLIMB_S[min(number, len(_CLIMB_S) - 1)]
+        windows = self._windows
+        guided_s = 0.0
+        if windows is not None and windows.is_whole:
+            guided_s = seconds * (1 - _GRID_SHARE)
+        until = self.spent + guided_s
+        while windows is not None and self.spent < until:
+            self._keep(self._climber.climb(windows, compile_loops=self._compile))
+            self._spend_guided()
+            yield "guided"
+        until += seconds - guided_s
+        while self._grid.applies and self.spent < until:
+            self._keep(self._grid.climb(compile_loops=self._compile))
+            self.spent += len(self._problem.ops) * _S_PER_OP_GREEDY[self._compile]
+            yield "greedy"
+
+    def _spend_guided(self) -> None:
+        self.spent += len(self._problem.ops) * _S_PER_OP_GUIDED[self._compile]
+
+    # -- annealing ----------------------------------------------------------------
+
+    def _anneal(self, number: int) -> Iterator[str]:
+        if not self._elite:
+            yield "nothing"
+            return
+        ops = len(self._problem.ops)
+        seconds = _ANNEAL_S[min(number, len(_ANNEAL_S) - 1)]
+        moves = max(500, int(seconds / (ops * _S_PER_VISIT + _S_PER_MOVE)))
+        for _ in range(3):
+            rank = min(int(self._rng.expovariate(0.7)), len(self._elite) - 1)
+            effort = Annealing(
+                moves=moves,
+                hot=self._rng.choice((0.1, 0.2, 0.45, 0.45, 0.9)),
+                cold=0.02,
+                reach=self._rng.choice((2.0, 3.0, 5.0, 10.0)),
+            )
+            seed = self._rng.randrange(2**31)
+            self._keep(anneal(self._problem, self._elite[rank][1], effort, seed=seed))
+            self.spent += moves * (ops * _S_PER_VISIT + _S_PER_MOVE)
+            yield "annealing"
+
+    def _keep(self, ends: Ints | None) -> None:
+        """Among the best few of different makespans."""
+        if ends is None:
+            return
+        makespan = int(ends.max(initial=0))
+        if any(known == makespan for known, _ in self._elite):
+            return
+        if len(self._elite) == _ELITE and makespan > self._elite[-1][0]:
+            return
+        self._elite.append((makespan, np.asarray(ends)))
+        self._elite.sort(key=lambda known: known[0])
+        del self._elite[_ELITE:]

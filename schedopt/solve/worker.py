@@ -86,7 +86,7 @@ class _Worker:
         self._steps: Iterator[str] = iter(())
         self._destructive: Destructive | None = None
         self._bounding: Iterator[None] = iter(())
-        self._offered: Schedule | None = None
+        self._chosen = graph
         self._reported: int | None = None
         self.spent = 0.0
 
@@ -121,15 +121,14 @@ class _Worker:
         searcher = self._searcher or self._new_searcher(task, incumbent)
         if searcher is None:
             return False
-        if incumbent is not None and set(incumbent.start) == set(searcher.graph.ops):
-            searcher.learn(Schedule(searcher.graph, incumbent.start))
+        if incumbent is not None and set(incumbent.start) == set(self._chosen.ops):
+            searcher.learn(incumbent)
         deadline = time.monotonic() + task.seconds - _SETTLE_S
-        begun = searcher.spent
+        begun, offered = searcher.spent, None
         for _ in self._steps:
-            best = searcher.best
-            if best is not None and best is not self._offered:
-                self._offered = best
-                self._offer(best)
+            if searcher.best_makespan != offered and searcher.best is not None:
+                offered = searcher.best_makespan
+                self._offer(searcher.best)
             self.spent = searcher.spent - begun
             if task.deterministic:
                 if self.spent >= task.seconds:
@@ -139,15 +138,15 @@ class _Worker:
         return True
 
     def _new_searcher(self, task: Task, incumbent: Schedule | None) -> Searcher | None:
-        chosen = self._graph
         if self._graph.choices:
             if incumbent is None:
                 return None
             literals = {self._graph.data[op].literal for op in incumbent.start}
-            chosen = self._graph.select(name for name in literals if name)
-        if not Searcher.applies(chosen):
+            self._chosen = self._graph.select(name for name in literals if name)
+        problem = problem_of(self._chosen)
+        if problem is None or not Searcher.applies(problem):
             return None
-        self._searcher = Searcher(chosen, [], task.seed)
+        self._searcher = Searcher(problem, [], task.seed)
         self._steps = self._searcher.steps()
         return self._searcher
 

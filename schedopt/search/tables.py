@@ -1,0 +1,136 @@
+"""What search reads of a problem, op by op, and schedules as arrays of ends.
+
+Schedules of a problem (``schedopt.lattice``) are arrays of ends by op number, in beats;
+orders are the op numbers of all streams, one stream after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from schedopt.lattice import Ints, Problem
+from schedopt.lattice.windows import earliest_and_latest
+from schedopt.ops import Op
+from schedopt.schedule import Schedule
+
+
+class OpTables(NamedTuple):
+    """By op number; rows end with -1.
+
+    Attributes
+    ----------
+    duration : array by op
+    op_class, number : arrays by op
+        Its class, and its number in it.
+    waits, lags : arrays [op, k]
+        The ops that it waits for, and the lags.
+    wakes : array [op, k]
+        The ops that wait for it.
+    streams : array [op, k]
+        The streams that it holds.
+    allocated, released : arrays by op
+        Grains at its start and at its end.
+    tail : array by op
+        The least time from its end to the end of all.
+    chained : array [class, class]
+        1 where ops of equal number cannot change places.
+    """
+
+    duration: Ints
+    op_class: Ints
+    number: Ints
+    waits: Ints
+    lags: Ints
+    wakes: Ints
+    streams: Ints
+    allocated: Ints
+    released: Ints
+    tail: Ints
+    chained: Ints
+
+
+@lru_cache(maxsize=4)
+def tables_of(problem: Problem) -> OpTables | None:
+    """The tables; None where the order of ops does not tell what memory is needed.
+
+    Every buffer must be made and freed by ops of its device's stream, and have one
+    user.
+    """
+    if not problem.is_complete:
+        return None
+    if any(len(rules.users) != len(rules.maker) for rules in problem.rules):
+        return None
+    arrays = problem.arrays
+    counts = np.diff(arrays.first_op)
+    op_class = np.repeat(np.arange(len(counts)), counts)
+    number = np.arange(len(op_class)) - arrays.first_op[op_class]
+    lag = arrays.lead_wait - arrays.duration[:, None]
+    allocated, released = _memory_changes(problem)
+    chained = problem.reached | problem.reached.T | np.eye(len(counts), dtype=np.int64)
+    stream_at = np.repeat(np.arange(len(problem.streams)), np.diff(arrays.first_place))
+    return OpTables(
+        duration=arrays.duration[op_class],
+        op_class=op_class,
+        number=number,
+        waits=_ops(arrays.leading, arrays.first_op, op_class, number),
+        lags=lag[op_class],
+        wakes=_ops(arrays.following, arrays.first_op, op_class, number),
+        streams=np.where(arrays.places < 0, -1, stream_at[arrays.places])[op_class],
+        allocated=allocated[op_class],
+        released=released[op_class],
+        tail=-earliest_and_latest(arrays, 0)[1],
+        chained=chained,
+    )
+
+
+def _ops(classes: Ints, first_op: Ints, op_class: Ints, number: Ints) -> Ints:
+    """The ops of equal number in the classes that a row lists."""
+    rows = classes[op_class]
+    return np.where(rows < 0, -1, first_op[rows] + number[:, None])
+
+
+def _memory_changes(problem: Problem) -> tuple[Ints, Ints]:
+    """What an op of each class allocates at its start and releases at its end."""
+    arrays = problem.arrays
+    allocated = np.zeros(len(arrays.duration), np.int64)
+    released = np.zeros_like(allocated)
+    for stream, rules in enumerate(problem.rules):
+        place = arrays.first_place[stream]
+        for b in range(len(rules.maker)):
+            allocated[arrays.class_at[place + rules.maker[b]]] += rules.size[b]
+            user = rules.users[rules.first_user[b]]
+            released[arrays.class_at[place + user]] += rules.size[b]
+    return allocated, released
+
+
+def ends_of(problem: Problem, start: Mapping[Op, int]) -> Ints:
+    """A schedule's starts as ends in beats, rounded down."""
+    begun = np.array([start[op] // problem.beat for op in problem.ops], np.int64)
+    counts = np.diff(problem.arrays.first_op)
+    return begun + np.repeat(problem.arrays.duration, counts)
+
+
+def schedule_of(problem: Problem, ends: Ints) -> Schedule:
+    """The schedule with these ends."""
+    counts = np.diff(problem.arrays.first_op)
+    starts = (ends - np.repeat(problem.arrays.duration, counts)) * problem.beat
+    return Schedule(problem.graph, dict(zip(problem.ops, starts.tolist(), strict=True)))
+
+
+def sequences_of(tables: OpTables, ends: Ints, streams: int) -> tuple[Ints, Ints]:
+    """The order on each stream that these ends imply, and where each stream begins.
+
+    Of ops that start together those of no duration come first, then predecessors.
+    """
+    start = ends - tables.duration
+    flat, first = [], [0]
+    for stream in range(streams):
+        ops = np.flatnonzero((tables.streams == stream).any(axis=1))
+        # Classes are numbered in topological order, ops within them by turn.
+        flat.append(ops[np.lexsort((ops, ends[ops], start[ops]))])
+        first.append(first[-1] + len(ops))
+    return np.concatenate(flat).astype(np.int64), np.array(first, np.int64)
