@@ -21,7 +21,7 @@ from schedopt.instance import (
     Placement,
     StageCost,
 )
-from schedopt.lattice import Ints, Windows, problem_of, windows_by
+from schedopt.lattice import Ints, Problem, Windows, problem_of, windows_by
 from schedopt.opgraph import OpGraph, StreamKind
 from schedopt.ops import Op
 from schedopt.structure import fifo_classes
@@ -434,3 +434,58 @@ def in_order(graph: OpGraph, start: Mapping[Op, int]) -> dict[Op, int]:
         for op, time in zip(ops, sorted(start[op] for op in ops), strict=True):
             ordered[op] = time
     return ordered
+
+
+# -- lattices without fillers -------------------------------------------------
+
+
+@pytest.mark.parametrize("first", range(0, 240, 60))
+def test_lattices_without_fillers_refute_no_optimum(first: int) -> None:
+    """Nor anything later, and most of what is earlier."""
+    refuted = judged = 0
+    for seed in range(first, first + 60):
+        rng = random.Random(90_000 + seed)
+        instance = random_instance(
+            rng, max_ops=18, zeros=seed % 2 == 0, plain=seed % 3 == 0
+        )
+        graph = build_graph(instance)
+        relaxed = without_choices(graph)
+        best = best_makespan(graph)
+        problem = None if relaxed is None else problem_of(relaxed)
+        if best is None or problem is None:
+            continue
+        judged += 1
+        optimum = -(-best.value // problem.beat)
+        for later in (0, 1, 2, 5):
+            assert not is_refuted_without_fillers(problem, optimum + later), seed
+        refuted += is_refuted_without_fillers(problem, optimum - 1)
+    assert judged >= 40
+    assert refuted >= 0.6 * judged
+
+
+def is_refuted_without_fillers(problem: Problem, end: int) -> bool:
+    """By settling and one round of shaving, all lattices without fillers."""
+    windows = windows_by(
+        problem, end, most_steps=10**6, most_full=0, compile_loops=False
+    )
+    if windows is None:
+        return True
+    for _ in windows.settle(compile_loops=False):
+        pass
+    if not windows.is_refuted:
+        edges = windows.edges(np.arange(len(problem.arrays.duration)), at_end=False)
+        for _ in windows.shave(edges, 1, compile_loops=False):
+            pass
+    return windows.is_refuted
+
+
+def test_fillers_free_memory_only_after_their_work() -> None:
+    """One op alive at a time: the third F starts after two F, two I and two W.
+
+    F 2, I 3, W 1: by 12 two microbatches have run, and by 16 no third one can end.
+    """
+    graph = pipeline(stages=1, microbatches=3, limit=2)
+    problem = problem_of(graph)
+    assert problem is not None
+    assert is_refuted_without_fillers(problem, 17)
+    assert not is_refuted_without_fillers(problem, 18)

@@ -37,6 +37,8 @@ class Arrays(NamedTuple):
     ----------
     first_op : array by class, one entry more
     duration : array by class
+    makes : array by class
+        1 where its ops make buffers that ``StreamRules`` count.
     following, follow_wait : arrays [class, k]
         The n-th op of class ``following[c, k]`` starts no earlier than the n-th of c
         plus ``follow_wait[c, k]`` (duration and lag).
@@ -52,6 +54,7 @@ class Arrays(NamedTuple):
 
     first_op: Ints
     duration: Ints
+    makes: Ints
     following: Ints
     follow_wait: Ints
     leading: Ints
@@ -64,26 +67,43 @@ class Arrays(NamedTuple):
 class StreamRules(NamedTuple):
     """How the classes on one stream limit each other; classes by place on the stream.
 
+    *Fillers* are classes that nothing waits for. What they do can be counted as work
+    that fills gaps, once what each of them waits for has run, instead of as ops; in the
+    full rules no class is one (``filled`` makes them).
+
     Attributes
     ----------
-    counts : array by class
-        How many ops it has.
-    waits : array [class, class]
+    core : array
+        The classes (by place on the stream) whose ops are looked at one by one.
+    counts, duration : arrays by core class
+        How many ops it has, and how long each takes.
+    waits : array [core class, core class]
         1 where the n-th op of the first can start only after the n-th of the second.
     maker, size : arrays by buffer
-        The class that makes it, and its grains.
+        The core class that makes it, and its grains.
     first_user, users : arrays
-        The users of buffer b are ``users[first_user[b]:first_user[b + 1]]``.
+        The core classes that use buffer b, ``users[first_user[b]:first_user[b + 1]]``.
+    filler_of : array by buffer
+        The filler that frees it; -1 if the users do.
+    filler_counts, filler_duration : arrays by filler
+    filler_waits : array [filler, core class]
+        1 where its n-th op can start only after the n-th of the class.
     room : int
         Grains that the buffers may take together.
     """
 
+    core: Ints
     counts: Ints
+    duration: Ints
     waits: Ints
     maker: Ints
     size: Ints
     first_user: Ints
     users: Ints
+    filler_of: Ints
+    filler_counts: Ints
+    filler_duration: Ints
+    filler_waits: Ints
     room: int
 
 
@@ -130,20 +150,20 @@ def problem_of(graph: OpGraph) -> Problem | None:
         for stream in found.streams:
             on_stream[number[stream]].append(index)
     reached = _reached(folded)
-    rules = tuple(
-        _rules(folded, stream, classes, reached)
-        for stream, classes in zip(streams, on_stream, strict=True)
-    )
     beat = gcd(
         *(found.duration for found in folded.classes),
         *(edge.lag for edge in folded.edges),
     )
     beat = max(beat, 1)
+    rules = tuple(
+        _rules(folded, stream, classes, reached, beat)
+        for stream, classes in zip(streams, on_stream, strict=True)
+    )
     return Problem(
         graph=graph,
         beat=beat,
         ops=tuple(op for found in folded.classes for op in found.ops),
-        arrays=_arrays(folded, on_stream, beat),
+        arrays=_arrays(folded, on_stream, rules, beat),
         reached=reached,
         streams=streams,
         rules=rules,
@@ -169,7 +189,12 @@ def _are_complete(folded: ClassGraph, rules: tuple[StreamRules, ...]) -> bool:
     ) == sum(len(buffer.users) for buffer in limited)
 
 
-def _arrays(folded: ClassGraph, on_stream: list[list[int]], beat: int) -> Arrays:
+def _arrays(
+    folded: ClassGraph,
+    on_stream: list[list[int]],
+    rules: tuple[StreamRules, ...],
+    beat: int,
+) -> Arrays:
     duration = [found.duration // beat for found in folded.classes]
     after: list[list[ClassEdge]] = [[] for _ in folded.classes]
     before: list[list[ClassEdge]] = [[] for _ in folded.classes]
@@ -177,12 +202,16 @@ def _arrays(folded: ClassGraph, on_stream: list[list[int]], beat: int) -> Arrays
         after[edge.before].append(edge)
         before[edge.after].append(edge)
     class_at = [c for classes in on_stream for c in classes]
+    makes = np.zeros(len(duration), np.int64)
+    for classes, found in zip(on_stream, rules, strict=True):
+        makes[np.array(classes, np.int64)[found.maker]] = 1
     places: list[list[int]] = [[] for _ in folded.classes]
     for place, c in enumerate(class_at):
         places[c].append(place)
     return Arrays(
         first_op=_offsets([len(found.ops) for found in folded.classes]),
         duration=_array(duration),
+        makes=makes,
         following=_rows([[e.after for e in edges] for edges in after]),
         follow_wait=_rows(
             [[duration[e.before] + e.lag // beat for e in edges] for edges in after]
@@ -198,7 +227,11 @@ def _arrays(folded: ClassGraph, on_stream: list[list[int]], beat: int) -> Arrays
 
 
 def _rules(
-    folded: ClassGraph, stream: Stream, classes: list[int], reached: Ints
+    folded: ClassGraph,
+    stream: Stream,
+    classes: list[int],
+    reached: Ints,
+    beat: int,
 ) -> StreamRules:
     """What counts of ops say on one stream.
 
@@ -220,13 +253,60 @@ def _rules(
     memory = folded.graph.devices[stream.device]
     room = UNLIMITED if memory.limit is None else memory.limit - memory.static
     return StreamRules(
+        core=np.arange(len(classes)),
         counts=_array([len(folded.classes[c].ops) for c in classes]),
+        duration=_array([folded.classes[c].duration // beat for c in classes]),
         waits=reached[np.ix_(classes, classes)],
         maker=_array([maker for maker, _, _ in buffers]),
         size=_array([size for _, size, _ in buffers]),
         first_user=_offsets([len(users) for _, _, users in buffers]),
         users=_array([user for _, _, users in buffers for user in users]),
+        filler_of=np.full(len(buffers), -1, np.int64),
+        filler_counts=_array([]),
+        filler_duration=_array([]),
+        filler_waits=np.zeros((0, len(classes)), np.int64),
         room=room,
+    )
+
+
+def filled(rules: StreamRules, is_filler: npt.NDArray[np.bool_]) -> StreamRules | None:
+    """The rules with some classes as fillers; None if a buffer has other users, too.
+
+    Nothing may wait for a filler.
+    """
+    users = [
+        rules.users[rules.first_user[b] : rules.first_user[b + 1]]
+        for b in range(len(rules.maker))
+    ]
+    if any(len(found) > 1 and is_filler[found].any() for found in users):
+        return None
+    if is_filler[rules.maker].any() or not is_filler.any():
+        return None
+    core, fillers = np.flatnonzero(~is_filler), np.flatnonzero(is_filler)
+    place = np.cumsum(~is_filler) - 1
+    number = np.cumsum(is_filler) - 1
+    freed_by = [
+        number[found[0]] if len(found) and is_filler[found[0]] else -1
+        for found in users
+    ]
+    kept: list[list[int]] = [
+        place[found].tolist() if f < 0 else []
+        for f, found in zip(freed_by, users, strict=True)
+    ]
+    return StreamRules(
+        core=core,
+        counts=rules.counts[core],
+        duration=rules.duration[core],
+        waits=rules.waits[np.ix_(core, core)],
+        maker=place[rules.maker],
+        size=rules.size,
+        first_user=_offsets([len(found) for found in kept]),
+        users=_array([user for found in kept for user in found]),
+        filler_of=_array(freed_by),
+        filler_counts=rules.counts[fillers],
+        filler_duration=rules.duration[fillers],
+        filler_waits=rules.waits[np.ix_(fillers, core)],
+        room=rules.room,
     )
 
 

@@ -37,7 +37,7 @@ class Memo(NamedTuple):
 
     Attributes
     ----------
-    duration : array by op
+    duration, makes : arrays by op
     head, last : arrays by op
         The windows: earliest start, latest end; beats.
     early, late : arrays by state
@@ -57,6 +57,7 @@ class Memo(NamedTuple):
     """
 
     duration: Ints
+    makes: Ints
     head: Ints
     last: Ints
     early: Ints
@@ -76,6 +77,7 @@ def memo_of(arrays: Arrays, lattices: Lattices, head: Ints, last: Ints) -> Memo:
     states = int(lattices.level_begin[-1])
     return Memo(
         duration=np.repeat(arrays.duration, counts),
+        makes=np.repeat(arrays.makes, counts),
         head=head.copy(),
         last=last.copy(),
         early=np.full(states, NEVER, np.int64),
@@ -98,7 +100,7 @@ def trial_of(memo: Memo) -> Memo:
     """A memo of the same size for trials, which counts its visits with the other."""
     trial = Memo(*(np.empty_like(values) for values in memo))
     trial.limit[0] = NEVER
-    return trial._replace(duration=memo.duration, visits=memo.visits)
+    return trial._replace(duration=memo.duration, makes=memo.makes, visits=memo.visits)
 
 
 def add(ranges: Ints, row: int, index: int, n: int) -> None:
@@ -174,7 +176,7 @@ def sweep_forward(
     ``begin`` says where the stream's levels begin.
     """
     early, head, latest = memo.early, memo.head, memo.last
-    duration, before = memo.duration, memo.before
+    duration, before, makes = memo.duration, memo.before, memo.makes
     first_step, ops, afters = lattices.first_step, lattices.op, lattices.after
     if first == 0:
         early[begin[0]] = 0
@@ -188,9 +190,10 @@ def sweep_forward(
             time = early[state]
             if time >= NEVER:
                 continue
+            wait = lattices.wait[state]
             for step in range(first_step[state], first_step[state + 1]):
                 op, after = ops[step], afters[step]
-                end = max(time, head[op]) + duration[op]
+                end = max(time, head[op], makes[op] * wait) + duration[op]
                 end = end if end <= latest[op] else NEVER
                 early[after] = min(early[after], end)
         memo.visits[0] += first_step[base] - first_step[begin[level]]
@@ -204,22 +207,28 @@ def sweep_forward(
 
 
 def sweep_backward(
-    lattices: Lattices, memo: Memo, begin: Ints, first: int, last: int
+    lattices: Lattices, memo: Memo, begin: Ints, first: int, last: int, end: int
 ) -> int:
-    """Redo L from level ``last``, at least to ``first``; the first that changed."""
+    """Redo L from level ``last``, at least to ``first``; the first that changed.
+
+    By ``end`` the stream's last op has ended.
+    """
     late, head, latest = memo.late, memo.head, memo.last
-    duration = memo.duration
+    duration, makes = memo.duration, memo.makes
     first_step, ops, afters = lattices.first_step, lattices.op, lattices.after
     late[begin[-1] - 1] = NEVER
     level = last
     while level >= 0:
         changed = False
         for state in range(begin[level], begin[level + 1]):
-            best = -1
+            best, wait = -1, lattices.wait[state]
             for step in range(first_step[state], first_step[state + 1]):
                 op = ops[step]
                 start = min(latest[op], late[afters[step]]) - duration[op]
-                best = max(best, start if start >= head[op] else -1)
+                best = max(
+                    best, start if start >= max(head[op], makes[op] * wait) else -1
+                )
+            best = min(best, end - lattices.need[state])
             changed |= best != late[state]
             late[state] = best
         memo.visits[0] += first_step[begin[level + 1]] - first_step[begin[level]]
@@ -232,15 +241,16 @@ def sweep_backward(
 def find_windows(lattices: Lattices, memo: Memo, begin: int, end: int) -> None:
     """The windows of all ops that steps from states ``begin`` to ``end`` run."""
     early, late, head, latest = memo.early, memo.late, memo.head, memo.last
-    duration, found = memo.duration, memo.found
+    duration, makes, found = memo.duration, memo.makes, memo.found
     first_step, ops, afters = lattices.first_step, lattices.op, lattices.after
     for state in range(begin, end + 1):
         time = early[state]
         if time > late[state]:
             continue
+        wait = lattices.wait[state]
         for step in range(first_step[state], first_step[state + 1]):
             op = ops[step]
-            start = max(time, head[op])
+            start = max(time, head[op], makes[op] * wait)
             until = min(latest[op], late[afters[step]])
             if start + duration[op] <= until:
                 found[0, op] = min(found[0, op], start)
@@ -296,20 +306,25 @@ def sweep(arrays: Arrays, lattices: Lattices, memo: Memo, stream: int) -> bool:
     begin = lattices.level_begin[
         lattices.first_level[stream] : lattices.first_level[stream + 1]
     ]
-    # The levels from which an op with a changed window runs.
-    first, last = begin[-1], begin[0]
+    # The states from which an op with a changed window runs.
+    first, last, end = begin[-1], -1, 0
     for place in range(arrays.first_place[stream], arrays.first_place[stream + 1]):
         low, high = memo.unseen[0, place], memo.unseen[1, place]
         memo.unseen[0, place], memo.unseen[1, place] = NEVER, -1
-        if low <= high:
-            span = lattices.first_span[place]
+        span = lattices.first_span[place]
+        if low <= high and lattices.span_end[span + high] >= 0:
             first = min(first, lattices.span_begin[span + low])
             last = max(last, lattices.span_end[span + high])
+        c = arrays.class_at[place]
+        if arrays.first_op[c + 1] > arrays.first_op[c]:
+            end = max(end, memo.last[arrays.first_op[c + 1] - 1])
+    if last < 0:
+        return True
     first, last = level_of(begin, first), level_of(begin, last)
     until = sweep_forward(lattices, memo, begin, first, last)
     if memo.early[begin[-1] - 1] >= NEVER:
         return False
-    since = sweep_backward(lattices, memo, begin, first, last)
+    since = sweep_backward(lattices, memo, begin, first, last, end)
     if memo.late[begin[0]] < 0:
         return False
     # A step is possible or not by E before it, its op's window, and L after it.

@@ -6,6 +6,13 @@ those that it makes included, fit in memory. Any run of the stream is a path fro
 state of zeros to that of all counts; each step of it runs an op.
 
 Only steps are listed that some path within the given windows takes.
+
+A lattice that would be too large leaves out the classes that nothing waits for
+(fillers): their ops are counted as work that fills gaps. Then a step that makes buffers
+can start only when enough of this work can have been done to bring the memory level
+down (``wait``), and a state must be left early enough for all that remains, the fillers
+that cannot have run yet included (``need``). Both hold in every run of the stream, so
+nothing that is possible is left out.
 """
 
 from __future__ import annotations
@@ -16,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schedopt.compiled import compiled
-from schedopt.lattice.problem import Arrays, Ints, Problem, StreamRules
+from schedopt.lattice.problem import Arrays, Ints, Problem, StreamRules, filled
 
 Int32s = npt.NDArray[np.int32]
 Numbers = npt.NDArray[np.uint32]
@@ -41,6 +48,9 @@ class Lattices(NamedTuple):
         The steps from state i are ``first_step[i]`` to ``first_step[i + 1] - 1``.
     op, after : arrays by step
         The op that the step runs, and the state that it leads to.
+    wait, need : arrays by state
+        When a step that makes buffers can start, and how long before the stream's end
+        the state must have been reached; beats.
     span_begin, span_end : arrays
         For the n-th op at place p, the first and last state from which a step runs it,
         at ``first_span[p] + n``; not all states between them have one.
@@ -51,6 +61,8 @@ class Lattices(NamedTuple):
     first_step: Ints
     op: Numbers
     after: Numbers
+    wait: Ints
+    need: Ints
     first_span: Ints
     span_begin: Ints
     span_end: Ints
@@ -63,10 +75,18 @@ class _Part(NamedTuple):
     op: Numbers
     after: Numbers
     level: Int32s
+    wait: Ints
+    need: Ints
 
 
 def lattices_of(
-    problem: Problem, head: Ints, last: Ints, *, most_steps: int, compile_loops: bool
+    problem: Problem,
+    head: Ints,
+    last: Ints,
+    *,
+    most_steps: int,
+    most_full: int | None = None,
+    compile_loops: bool,
 ) -> Lattices | None:
     """Every stream's lattice within the windows; None if one has no path.
 
@@ -76,38 +96,76 @@ def lattices_of(
         Earliest start and latest end, beats.
     most_steps : int
         For all streams together. A stream whose lattice would exceed its share of what
-        the others leave has none.
+        the others leave has one without fillers, or none.
+    most_full : int, optional
+        Steps of a stream from which on fillers are left out in any case.
     """
     enumerate_steps: Any = _enumerate
     if compile_loops:
-        enumerate_steps = compiled(_enumerate, _slot)
-    arrays = problem.arrays
+        enumerate_steps = compiled(_enumerate, _slot, _filling)
     parts: dict[int, _Part] = {}
     left = most_steps
     streams = sorted(
         range(len(problem.streams)), key=lambda s: len(problem.rules[s].counts)
     )
     for done, stream in enumerate(streams):
+        share = left // (len(streams) - done)
+        full = share if most_full is None else min(share, most_full)
         rules = problem.rules[stream]
-        bits = [max(1, int(count).bit_length()) for count in rules.counts]
-        if sum(bits) > _KEY_BITS:
-            continue
-        places = slice(arrays.first_place[stream], arrays.first_place[stream + 1])
-        known, *found = enumerate_steps(
-            arrays,
-            rules,
-            np.cumsum([0, *bits[:-1]]).astype(np.int64),
-            arrays.class_at[places],
-            head,
-            last,
-            left // (len(streams) - done),
-        )
-        if known and not len(found[0]):
-            return None
-        if known:
-            parts[stream] = _Part(*found)
-            left -= len(parts[stream].op)
+        part = _part(problem, stream, rules, head, last, full, enumerate_steps)
+        if part is None:
+            thin = filled(rules, _fillers(problem, stream))
+            if thin is not None:
+                part = _part(problem, stream, thin, head, last, share, enumerate_steps)
+        if part is not None:
+            if not len(part.op):
+                return None
+            parts[stream] = part
+            left -= len(part.op)
     return _joined(problem, parts)
+
+
+def _part(
+    problem: Problem,
+    stream: int,
+    rules: StreamRules,
+    head: Ints,
+    last: Ints,
+    most: int,
+    enumerate_steps: Any,
+) -> _Part | None:
+    """A stream's lattice by these rules, without steps if it has no path.
+
+    None if it would have more than ``most`` steps.
+    """
+    bits = [max(1, int(count).bit_length()) for count in rules.counts]
+    if sum(bits) > _KEY_BITS:
+        return None
+    arrays = problem.arrays
+    places = slice(arrays.first_place[stream], arrays.first_place[stream + 1])
+    on_stream = arrays.class_at[places]
+    first_op = arrays.first_op[on_stream[rules.core]]
+    heads = [head[arrays.first_op[c]] for c in on_stream]
+    known, *found = enumerate_steps(
+        rules,
+        first_op,
+        np.cumsum([0, *bits[:-1]]).astype(np.int64),
+        head,
+        last,
+        min(heads, default=0),
+        most,
+    )
+    return _Part(*found) if known else None
+
+
+def _fillers(problem: Problem, stream: int) -> npt.NDArray[np.bool_]:
+    """The stream's classes that nothing waits for and that hold no other stream."""
+    arrays = problem.arrays
+    places = slice(arrays.first_place[stream], arrays.first_place[stream + 1])
+    classes = arrays.class_at[places]
+    alone = (arrays.places[classes] >= 0).sum(axis=1) == 1
+    found: npt.NDArray[np.bool_] = alone & (arrays.following[classes, 0] < 0)
+    return found
 
 
 def _joined(problem: Problem, parts: dict[int, _Part]) -> Lattices:
@@ -116,6 +174,8 @@ def _joined(problem: Problem, parts: dict[int, _Part]) -> Lattices:
         np.zeros(0, np.uint32),
         np.zeros(0, np.uint32),
         np.zeros(0, np.int32),
+        np.zeros(0, np.int64),
+        np.zeros(0, np.int64),
     )
     found = [parts.get(stream, nothing) for stream in range(len(problem.streams))]
     first_state = _offsets([len(part.level) for part in found])
@@ -141,6 +201,8 @@ def _joined(problem: Problem, parts: dict[int, _Part]) -> Lattices:
                 for begin, part in zip(first_state, found, strict=False)
             ]
         ),
+        wait=np.concatenate([part.wait for part in found]),
+        need=np.concatenate([part.need for part in found]),
         first_span=np.zeros(0, np.int64),
         span_begin=np.zeros(0, np.int64),
         span_end=np.zeros(0, np.int64),
@@ -187,7 +249,9 @@ def thinned(
     """
     source = np.repeat(np.arange(len(early)), np.diff(lattices.first_step))
     duration = np.repeat(arrays.duration, np.diff(arrays.first_op))
+    makes = np.repeat(arrays.makes, np.diff(arrays.first_op))[lattices.op]
     start = np.maximum(early[source], head[lattices.op])
+    start = np.maximum(start, lattices.wait[source] * makes)
     until = np.minimum(late[lattices.after], last[lattices.op])
     used = start + duration[lattices.op] <= until
     kept = early <= late
@@ -197,6 +261,8 @@ def thinned(
         first_step=_offsets(steps.tolist()),
         op=lattices.op[used],
         after=number[lattices.after[used]].astype(np.uint32),
+        wait=lattices.wait[kept],
+        need=lattices.need[kept],
         level_begin=np.concatenate(([0], np.cumsum(kept)))[lattices.level_begin].astype(
             np.int64
         ),
@@ -224,41 +290,101 @@ def _slot(table: Int32s, keys: Ints, key: int) -> int:
     return place
 
 
+def _filling(rules: StreamRules, available: Ints, released: Ints, missing: int) -> int:
+    """The least time in which fillers free so much; -1 if they cannot."""
+    if missing <= 0:
+        return 0
+    fillers = len(available)
+    total = 0
+    for f in range(fillers):
+        total += available[f] * released[f]
+    if total < missing:
+        return -1
+    if fillers == 1:
+        return int(-(-missing // released[0]) * rules.filler_duration[0])
+    best = -1
+    if fillers > 2:  # at the rate of the best of them
+        for f in range(fillers):
+            if released[f] > 0:
+                time = int(missing * rules.filler_duration[f] // released[f])
+                best = time if best < 0 else min(best, time)
+        return best
+    for n in range(available[0] + 1):
+        rest = missing - n * released[0]
+        more = 0
+        if rest > 0:
+            if released[1] == 0 or -(-rest // released[1]) > available[1]:
+                continue
+            more = -(-rest // released[1])
+        time = int(n * rules.filler_duration[0] + more * rules.filler_duration[1])
+        best = time if best < 0 else min(best, time)
+    return best
+
+
 def _enumerate(  # noqa: C901, PLR0912, PLR0915 - one loop, as numba needs it
-    arrays: Arrays,
     rules: StreamRules,
+    first_op: Ints,
     shift: Ints,
-    classes: Ints,
     head: Ints,
     last: Ints,
+    since: int,
     most: int,
-) -> tuple[bool, Ints, Numbers, Numbers, Int32s]:
+) -> tuple[bool, Ints, Numbers, Numbers, Int32s, Ints, Ints]:
     """A stream's lattice; False if it would have more than ``most`` steps.
 
-    No steps at all if it has no path. State i's counts and what follows it are at
-    ``i * width``. (Slices and the like would take numba seconds to compile.)
+    No steps at all if it has no path. The stream is idle before ``since``. State i's
+    counts and what follows it are at ``i * width``. (Slices and the like would take
+    numba seconds to compile.)
     """
-    width = len(classes)
+    width = len(first_op)
     capacity = 1024
     keys = np.zeros(capacity, np.int64)
     early = np.zeros(capacity, np.int64)
     following = np.zeros(capacity * width, np.int32)
     count = np.zeros(capacity * width, np.int32)
     table = np.zeros(4 * capacity, np.int32)
+    wait = np.zeros(capacity, np.int64)
+    need = np.zeros(capacity, np.int64)
     no_steps = np.zeros(0, np.uint32)
-    nothing = np.zeros(0, np.int64), no_steps, no_steps, np.zeros(0, np.int32)
+    no_times = np.zeros(0, np.int64)
+    nothing = no_times, no_steps, no_steps, np.zeros(0, np.int32), no_times, no_times
+    fillers = len(rules.filler_counts)
+    available = np.zeros(fillers, np.int64)
+    released = np.zeros(fillers, np.int64)
+    made = np.zeros(width, np.int64)
+    all_work, all_filling = 0, 0
+    for b in range(len(rules.maker)):
+        made[rules.maker[b]] += rules.size[b]
+        if rules.filler_of[b] >= 0:
+            released[rules.filler_of[b]] += rules.size[b]
+    for f in range(fillers):
+        all_filling += rules.filler_counts[f] * rules.filler_duration[f]
+    for q in range(width):
+        all_work += rules.counts[q] * rules.duration[q]
     for k in range(len(table)):
         table[k] = -1
     table[_slot(table, keys, keys[0])] = 0
     size, steps, state = 1, 0, 0
     while state < size:
         at = state * width
-        level = 0
+        level, work, filling = 0, 0, 0
         for b in range(len(rules.maker)):
             freed = count[at + rules.maker[b]]
             for u in range(rules.first_user[b], rules.first_user[b + 1]):
                 freed = min(freed, count[at + rules.users[u]])
+            if rules.filler_of[b] >= 0:
+                freed = 0
             level += rules.size[b] * (count[at + rules.maker[b]] - freed)
+        for q in range(width):
+            work += count[at + q] * rules.duration[q]
+        for f in range(fillers):
+            available[f] = rules.filler_counts[f]
+            for q in range(width):
+                if rules.filler_waits[f, q] == 1:
+                    available[f] = min(available[f], count[at + q])
+            filling += available[f] * rules.filler_duration[f]
+        need[state] = all_work - work + all_filling - filling if fillers > 0 else 0
+        wait[state] = -1
         for q in range(width):
             following[at + q] = -1
             n = count[at + q]
@@ -268,15 +394,20 @@ def _enumerate(  # noqa: C901, PLR0912, PLR0915 - one loop, as numba needs it
             for other in range(width):
                 if rules.waits[q, other] == 1 and count[at + other] <= n:
                     ready = False
-            made = 0
-            for b in range(len(rules.maker)):
-                if rules.maker[b] == q:
-                    made += rules.size[b]
-            if not ready or (made > 0 and level + made > rules.room):
+            if not ready:
                 continue
-            op = arrays.first_op[classes[q]] + n
-            end = max(early[state], head[op]) + arrays.duration[classes[q]]
-            if end > last[op]:
+            start = max(early[state], head[first_op[q] + n])
+            if made[q] > 0:
+                missing = level + made[q] - rules.room
+                least = _filling(rules, available, released, missing)
+                if least < 0 or (missing > 0 and fillers == 0):
+                    continue
+                if fillers > 0:
+                    least += since + work
+                    wait[state] = least if wait[state] < 0 else min(wait[state], least)
+                    start = max(start, least)
+            end = start + rules.duration[q]
+            if end > last[first_op[q] + n]:
                 continue
             key = keys[state] + (np.int64(1) << shift[q])
             place = _slot(table, keys, key)
@@ -288,6 +419,8 @@ def _enumerate(  # noqa: C901, PLR0912, PLR0915 - one loop, as numba needs it
                     more_early = np.zeros(capacity, np.int64)
                     more_following = np.zeros(capacity * width, np.int32)
                     more_count = np.zeros(capacity * width, np.int32)
+                    more_wait = np.zeros(capacity, np.int64)
+                    more_need = np.zeros(capacity, np.int64)
                     table = np.zeros(4 * capacity, np.int32)
                     for k in range(len(table)):
                         table[k] = -1
@@ -296,10 +429,13 @@ def _enumerate(  # noqa: C901, PLR0912, PLR0915 - one loop, as numba needs it
                         more_count[k] = count[k]
                     for known in range(size):
                         more_early[known] = early[known]
+                        more_wait[known] = wait[known]
+                        more_need[known] = need[known]
                         more_keys[known] = keys[known]
                         table[_slot(table, more_keys, keys[known])] = known
                     keys, early = more_keys, more_early
                     following, count = more_following, more_count
+                    wait, need = more_wait, more_need
                     place = _slot(table, keys, key)
                 after = size
                 keys[after] = key
@@ -313,6 +449,7 @@ def _enumerate(  # noqa: C901, PLR0912, PLR0915 - one loop, as numba needs it
                 early[after] = end
             following[at + q] = after
             steps += 1
+        wait[state] = max(wait[state], 0)
         if steps > most:
             return False, *nothing
         state += 1
@@ -329,9 +466,12 @@ def _enumerate(  # noqa: C901, PLR0912, PLR0915 - one loop, as numba needs it
             after = following[state * width + q]
             if after < 0:
                 continue
-            op = arrays.first_op[classes[q]] + count[state * width + q]
-            start = min(last[op], late[after]) - arrays.duration[classes[q]]
-            if start >= max(early[state], head[op]):
+            op = first_op[q] + count[state * width + q]
+            start = min(last[op], late[after]) - rules.duration[q]
+            soonest = max(early[state], head[op])
+            if made[q] > 0:
+                soonest = max(soonest, wait[state])
+            if start >= soonest:
                 late[state] = max(late[state], start)
                 steps += 1
             else:
@@ -347,6 +487,8 @@ def _enumerate(  # noqa: C901, PLR0912, PLR0915 - one loop, as numba needs it
         if late[state] >= 0:
             states += 1
     first_step = np.zeros(states + 1, np.int64)
+    wait_of = np.zeros(states, np.int64)
+    need_of = np.zeros(states, np.int64)
     op_of = np.zeros(steps, np.uint32)
     after_of = np.zeros(steps, np.uint32)
     level_of = np.zeros(states, np.int32)
@@ -354,11 +496,13 @@ def _enumerate(  # noqa: C901, PLR0912, PLR0915 - one loop, as numba needs it
     for state in range(size):
         if late[state] < 0:
             continue
+        wait_of[number[state]] = wait[state]
+        need_of[number[state]] = need[state]
         for q in range(width):
             level_of[number[state]] += count[state * width + q]
             if following[state * width + q] >= 0:
-                op_of[step] = arrays.first_op[classes[q]] + count[state * width + q]
+                op_of[step] = first_op[q] + count[state * width + q]
                 after_of[step] = number[following[state * width + q]]
                 step += 1
         first_step[number[state] + 1] = step
-    return True, first_step, op_of, after_of, level_of
+    return True, first_step, op_of, after_of, level_of, wait_of, need_of

@@ -81,8 +81,8 @@ class Windows:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every stream has a lattice."""
-        return bool((np.diff(self._lattices.first_level) > 1).all())
+        """Whether every op is a step of its streams' lattices."""
+        return bool((self._lattices.span_end >= 0).all())
 
     def windows(self) -> Mapping[Op, tuple[int, int]]:
         """Each op's earliest start and latest end."""
@@ -164,15 +164,26 @@ class Windows:
 
 
 def windows_by(
-    problem: Problem, end: int, *, most_steps: int, compile_loops: bool
+    problem: Problem,
+    end: int,
+    *,
+    most_steps: int,
+    most_full: int | None = None,
+    compile_loops: bool,
 ) -> Windows | None:
     """The windows of schedules that end by ``end``, before anything is settled.
 
-    None if already the lattices show that there is no such schedule.
+    None if already the lattices show that there is no such schedule. For the limits to
+    their sizes see ``states.lattices_of``.
     """
     head, last = earliest_and_latest(problem.arrays, end)
     lattices = lattices_of(
-        problem, head, last, most_steps=most_steps, compile_loops=compile_loops
+        problem,
+        head,
+        last,
+        most_steps=most_steps,
+        most_full=most_full,
+        compile_loops=compile_loops,
     )
     if lattices is None:
         return None

@@ -92,7 +92,7 @@ def anneal(
     return best if len(best) else None
 
 
-def find_path(
+def find_path(  # noqa: C901, PLR0912 - one loop, as numba needs it
     tables: OpTables,
     flat: Ints,
     first: Ints,
@@ -179,7 +179,7 @@ def fits(
     return True
 
 
-def replay_from(
+def replay_from(  # noqa: PLR0913, PLR0917 - arrays, as numba needs them
     tables: OpTables,
     flat: Ints,
     first: Ints,

@@ -97,7 +97,7 @@ def _step_of(lattices: Lattices, state: int, op: int) -> int:
     return -1
 
 
-def _offer(
+def _offer(  # noqa: PLR0913, PLR0917 - arrays, as numba needs them
     lattices: Lattices,
     late: Ints,
     tables: OpTables,
