@@ -472,10 +472,13 @@ def is_refuted_without_fillers(problem: Problem, end: int) -> bool:
         return True
     for _ in windows.settle(compile_loops=False):
         pass
-    if not windows.is_refuted:
-        edges = windows.edges(np.arange(len(problem.arrays.duration)), at_end=False)
-        for _ in windows.shave(edges, 1, compile_loops=False):
-            pass
+    classes = np.arange(len(problem.arrays.duration))
+    for at_end in (False, True):
+        if not windows.is_refuted:
+            windows.thin()
+            edges = windows.edges(classes, at_end=at_end)
+            for _ in windows.shave(edges, 1, compile_loops=False):
+                pass
     return windows.is_refuted
 
 

@@ -24,30 +24,48 @@ _CLOSE = 100_000
 _MOST_STEPS = 40_000_000
 """Steps of all lattices together; each takes some 10 bytes."""
 
+_LARGE = 60_000
+"""Steps of all lattices from which on those without fillers are shaved first."""
+
+_MOST_FULL = 2_000
+"""Steps of a stream's lattice that keeps its fillers even then."""
+
+_MOST_BRIEF = 1_000_000
+"""Steps of lattices without fillers from which on those with fillers are too large."""
+
 _S_PER_VISIT = 8e-9
 """Seconds that looking at a step takes, about."""
 
 
 @dataclass(frozen=True, slots=True)
 class Care:
-    """Which edges of windows are shaved, and how finely.
+    """Which lattices are used, which edges of windows are shaved, and how finely.
 
     Attributes
     ----------
+    is_brief : bool
+        Whether large lattices leave out fillers; they are far smaller then.
+    rounds : int
+        How often all edges are looked at, at most, while something can be cut.
     every : int
         Those of ops on every n-th stream.
     fineness : int
         The first step cut off is this part of a mean duration.
-    rounds : int
-        How often all edges are looked at, at most, while something can be cut.
     """
 
-    every: int
-    fineness: int
-    rounds: int
+    is_brief: bool
+    rounds: int = 0
+    every: int = 1
+    fineness: int = 12
 
 
-CARES = (Care(2, 12, 2), Care(1, 24, 4), Care(1, 200, 20))
+CARES = (
+    Care(is_brief=False),
+    Care(is_brief=True, rounds=2),
+    Care(is_brief=False, rounds=2, every=2),
+    Care(is_brief=False, rounds=4, fineness=24),
+    Care(is_brief=False, rounds=20, fineness=200),
+)
 
 
 class Destructive:
@@ -59,6 +77,7 @@ class Destructive:
         self._low = self._high = 0  # no schedule ends before low beats; high: a value
         self._known: list[Windows] = []  # by falling ends; not refuted
         self._visits = 0
+        self._has_two_kinds = False  # lattices with fillers and without
         self._high = -(-upper_bound // problem.beat)
         self.learn(lower_bound, upper_bound)
 
@@ -86,21 +105,29 @@ class Destructive:
             self._problem,
             self._high - 1,
             most_steps=_MOST_STEPS,
+            most_full=_MOST_FULL,
             compile_loops=self._is_large,
         )
         yield
         if windows is None:
             self._low = self._high
             return
-        yield from self._try(windows, None)
-        while self._latest - self._low > self._high // _CLOSE:
-            yield from self._try(self._by((self._low + self._latest) // 2), None)
+        self._has_two_kinds = windows.is_filled and windows.steps < _MOST_BRIEF
+        brief = Care(is_brief=True)
+        yield from self._try(windows, brief)
+        while self._latest - self._low > self._close:
+            yield from self._try(self._by((self._low + self._latest) // 2), brief)
         for care in CARES:
-            yield from self._raise(care)
+            if self._has_two_kinds or (care.rounds and not care.is_brief):
+                yield from self._raise(care)
 
     @property
     def _is_large(self) -> bool:
         return len(self._problem.ops) >= _SETTLE_COMPILED_FROM
+
+    @property
+    def _close(self) -> int:
+        return self._high // _CLOSE
 
     @property
     def _latest(self) -> int:
@@ -115,7 +142,8 @@ class Destructive:
         """Refute later and later ends; what this care cannot refute is the limit."""
         step = max(1, (self._high - self._low) // 16)
         limit = self._high
-        while self._low < min(limit, self._high):
+        close = 0 if care.rounds else self._close
+        while self._low + close < min(limit, self._high):
             end = min(self._low + step, limit, self._high) - 1
             windows = self._by(end)
             yield from self._try(windows, care)
@@ -125,7 +153,7 @@ class Destructive:
                 limit = end
                 step = max(1, (limit - self._low) // 2)
 
-    def _try(self, windows: Windows, care: Care | None) -> Iterator[None]:
+    def _try(self, windows: Windows, care: Care) -> Iterator[None]:
         """Narrow the windows; take note of what comes of it."""
         seen = 0
         for _ in self._narrow(windows, care):
@@ -134,16 +162,43 @@ class Destructive:
             yield
         if windows.is_refuted:
             self._low = max(self._low, windows.end + 1)
+            self._known = [other for other in self._known if other.end >= self._low]
             return
         windows.thin()
         known = [other for other in self._known if other.end != windows.end]
         known = sorted([*known, windows], key=lambda other: -other.end)
         self._known = known if len(known) < 4 else [known[0], *known[-3:]]
 
-    def _narrow(self, windows: Windows, care: Care | None) -> Iterator[None]:
+    def _narrow(self, windows: Windows, care: Care) -> Iterator[None]:
+        """Without fillers first, where that is less work, then with them."""
         yield from windows.settle(compile_loops=self._is_large)
-        if care is None:
+        if windows.is_refuted:
             return
+        if self._has_two_kinds:
+            brief = windows
+            if not windows.is_filled and windows.steps > _LARGE and care.rounds:
+                brief = self._relisted(windows, _MOST_FULL)
+                yield
+            if brief.is_filled:
+                yield from self._shave(brief, care)
+                if not (brief.is_refuted or care.is_brief):
+                    brief = self._relisted(brief, None)
+                    yield from brief.settle(compile_loops=self._is_large)
+                    # Too large still, they will be so again.
+                    self._has_two_kinds = brief.is_refuted or not brief.is_filled
+            windows.adopt(brief)
+            if windows.is_refuted or care.is_brief or windows.is_filled:
+                return
+        yield from self._shave(windows, care)
+
+    def _relisted(self, windows: Windows, most_full: int | None) -> Windows:
+        """Windows on lattices listed anew, with fillers or without."""
+        return windows.relisted(
+            most_steps=_MOST_STEPS, most_full=most_full, compile_loops=self._is_large
+        )
+
+    def _shave(self, windows: Windows, care: Care) -> Iterator[None]:
+        """Both edges of windows, again and again while something can be cut."""
         mean = int(self._problem.arrays.duration.mean())
         least = max(1, mean // care.fineness)
         classes = self._shaved_classes(care)
@@ -161,7 +216,8 @@ class Destructive:
                     yield
             if not any(cuts):
                 return
-            windows.thin()
+            if not windows.is_refuted:
+                windows.thin()
 
     def _shaved_classes(self, care: Care) -> Ints:
         """Those whose ops others wait for, on every n-th stream."""

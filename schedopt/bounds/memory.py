@@ -37,6 +37,7 @@ _COMPILE_FROM = 400
 """Ops from which the counting loops are compiled."""
 
 _UNLIMITED = 2**62
+_NEVER = 2**61
 
 
 class _Stage(NamedTuple):
@@ -171,7 +172,7 @@ def _heads(stages: list[_Stage], waits: list[_Wait], count: int) -> Ints:
     size = len(stages) * 3 * count
     tighten: Any = _tighten
     if size >= _COMPILE_FROM:
-        tighten = compiled(_tighten, _completion)
+        tighten = compiled(_tighten, _seconds, _advance, _completion)
     heads = np.zeros((len(stages), 3, count), np.int64)
     order = _evaluation_order(len(stages), waits)
     for _ in range(_SWEEPS):
@@ -216,26 +217,33 @@ def _tighten(  # noqa: C901, PLR0912 - three cases in one loop, as numba needs i
     count = heads.shape[1]
     # What one op of the middle kind changes in the end, and what the last kind frees.
     freed = released[1] - allocated[1]
+    done = np.zeros(4, np.int64)
+    best = 0
     for n in range(count):
         if n > 0:
             heads[kind, n] = max(heads[kind, n], heads[kind, n - 1] + durations[kind])
-        least = -1
+        least = _NEVER if kind == 0 else -1
         if kind == 0:
             # n firsts have ended; b seconds and c <= b thirds bring the level down.
+            first, last, fewest = n + 1, -1, n + 1
             for c in range(n + 1):
-                missing = allocated[0] * (n + 1) - released[2] * c - room
-                b = c
-                if missing - freed * b > 0:
-                    if freed <= 0:
-                        continue
-                    b = -(-missing // freed)
+                b = _seconds(allocated[0] * (n + 1) - released[2] * c - room, freed, c)
                 if b > n:
                     continue
-                done = _completion(heads, durations, n, b, c)
-                if least < 0 or done < least:
-                    least = done
+                first, last, fewest = min(first, c), c, min(fewest, b)
                 if b == c:
                     break  # more thirds only add work
+            _advance(heads, durations, n, fewest, first, done)
+            for turn in range(last - first + 1):
+                # What was best for the op before is likely to be good again.
+                c = first + (turn + best - first) % (last - first + 1)
+                b = _seconds(allocated[0] * (n + 1) - released[2] * c - room, freed, c)
+                if b <= n:
+                    found = _completion(heads, durations, n, b, c, done, least)
+                    if found < least:
+                        least, best = found, c
+            best += 1
+            least = -1 if last < 0 else least
         elif kind == 1:
             # n seconds have ended, n + 1 firsts, and c <= n thirds.
             missing = (allocated[0] + allocated[1]) * (n + 1) - released[1] * n - room
@@ -243,17 +251,59 @@ def _tighten(  # noqa: C901, PLR0912 - three cases in one loop, as numba needs i
             if missing > 0:
                 c = n + 1 if released[2] <= 0 else -(-missing // released[2])
             if c <= n:
-                least = _completion(heads, durations, n + 1, n, c)
+                _advance(heads, durations, n + 1, n, c, done)
+                least = _completion(heads, durations, n + 1, n, c, done, _NEVER)
         else:
-            least = _completion(heads, durations, n + 1, n + 1, n)
+            _advance(heads, durations, n + 1, n + 1, n, done)
+            least = _completion(heads, durations, n + 1, n + 1, n, done, _NEVER)
         heads[kind, n] = max(heads[kind, n], least)
 
 
-def _completion(heads: Ints, durations: Ints, a: int, b: int, c: int) -> int:
-    """The earliest time by which a firsts, b seconds and c thirds can be done."""
-    i = j = k = 0
-    time = 0
+def _seconds(missing: int, freed: int, c: int) -> int:
+    """How many seconds free what c thirds leave; at least c, and many if none can."""
+    if missing - freed * c <= 0:
+        return c
+    return _NEVER if freed <= 0 else -(-missing // freed)
+
+
+def _advance(heads: Ints, durations: Ints, a: int, b: int, c: int, done: Ints) -> None:
+    """Run what comes first in all sets of at least a firsts, b seconds and c thirds.
+
+    ``done`` is how many of each have run, and the time then. Later calls have no
+    smaller numbers, and no job that they add has an earlier head.
+    """
+    if a < done[0] or b < done[1] or c < done[2]:
+        done[:] = 0
+    if a == 0:
+        return
+    until = heads[0, a - 1]
+    until = min(until, heads[1, b]) if b < heads.shape[1] else until
+    until = min(until, heads[2, c]) if c < heads.shape[1] else until
+    while True:
+        kind = 0 if done[0] < a - 1 and heads[0, done[0]] <= until else -1
+        head = heads[0, done[0]] if kind == 0 else until + 1
+        if done[1] < b and heads[1, done[1]] < head:
+            kind, head = 1, heads[1, done[1]]
+        if done[2] < c and heads[2, done[2]] < head:
+            kind, head = 2, heads[2, done[2]]
+        if kind < 0:
+            return
+        done[3] = max(done[3], head) + durations[kind]
+        done[kind] += 1
+
+
+def _completion(
+    heads: Ints, durations: Ints, a: int, b: int, c: int, done: Ints, most: int
+) -> int:
+    """The earliest time by which a firsts, b seconds and c thirds can be done.
+
+    Those in ``done`` (see ``_advance``) have run. ``most`` if it is not less.
+    """
+    i, j, k, time = done[0], done[1], done[2], done[3]
+    left = (a - i) * durations[0] + (b - j) * durations[1] + (c - k) * durations[2]
     while i < a or j < b or k < c:
+        if time + left >= most:
+            return most
         kind = -1
         if i < a:
             kind = 0
@@ -274,7 +324,8 @@ def _completion(heads: Ints, durations: Ints, a: int, b: int, c: int) -> int:
         else:
             time = max(time, heads[2, k]) + durations[2]
             k += 1
-    return time
+        left -= durations[kind]
+    return int(min(time, most))
 
 
 def _by_op(lane: Lane, heads: Ints, tails: Ints) -> Paths:

@@ -11,6 +11,7 @@ from schedopt.bounds.spans import device_load_bound, device_memory_bound
 from schedopt.instance import Objective
 from schedopt.opgraph import OpGraph, StreamKind
 from schedopt.paths import critical_path, paths
+from schedopt.steady import memory_throughput, stream_load
 
 Bound = Callable[[OpGraph], int]
 
@@ -61,6 +62,14 @@ def relaxed_span_bound(graph: OpGraph) -> int:
     return max(device_load_bound(relaxed), device_memory_bound(relaxed))
 
 
+def relaxed_period_bound(graph: OpGraph) -> int:
+    """The bounds on the period on the relaxation of a graph with choices."""
+    relaxed = without_choices(graph) if graph.choices else None
+    if relaxed is None:
+        return 0
+    return max(stream_load(relaxed), memory_throughput(relaxed))
+
+
 def memory_device_bounds(graph: OpGraph) -> dict[int, int]:
     """Jackson's bound of each device's compute stream, with the best heads known."""
     found = memory_paths(graph) or paths(graph)
@@ -83,6 +92,11 @@ QUICK_BOUNDS: Mapping[Objective, Mapping[str, Bound]] = {
         "device load": device_load_bound,
         "device alone with memory": device_memory_bound,
         "relaxed choices": relaxed_span_bound,
+    },
+    Objective.PERIOD: {
+        "stream load": stream_load,
+        "memory throughput": memory_throughput,
+        "relaxed choices": relaxed_period_bound,
     },
 }
 

@@ -10,6 +10,14 @@ does not.
 
 If a window becomes too narrow, or a stream has no path, there is no such schedule.
 
+Where fillers are left out (``states``), a path has gaps that they fill. In state s
+``most`` of work can have been done, so that the stream has been idle for E(s) - most(s)
+at least, and later it has been so at least as long. The least idle time I(s) over all
+paths to s goes forward with E: a step that makes buffers starts no earlier than I(s)
+plus what must have been done by then. In the other direction, the latest such start
+less what must have been done limits the idle time before, U(s); that of the end is its
+time less all work. So s must be left by U(s) + most(s).
+
 E and L are kept from one sweep to the next. A sweep redoes the levels that changed
 windows touch, and goes on only while values change.
 """
@@ -42,13 +50,15 @@ class Memo(NamedTuple):
         The windows: earliest start, latest end; beats.
     early, late : arrays by state
         E and L, see above.
+    idle, spare : arrays by state
+        I and U, see above; empty if no stream is filled.
     unseen : array [2, place]
         What the stream's sweep has not seen.
     unpassed : array [4, class]
         Heads, and in rows 2 and 3 last ends, that have not been passed on.
     found : array [2, op]
         What a sweep finds, heads and last ends.
-    before : array
+    before : array [2, state]
         Room for the states of a level.
     own : array by stream
         Whether ``early`` and ``late`` are those of this memo; else of its origin.
@@ -62,6 +72,8 @@ class Memo(NamedTuple):
     last: Ints
     early: Ints
     late: Ints
+    idle: Ints
+    spare: Ints
     unseen: Ints
     unpassed: Ints
     found: Ints
@@ -82,10 +94,12 @@ def memo_of(arrays: Arrays, lattices: Lattices, head: Ints, last: Ints) -> Memo:
         last=last.copy(),
         early=np.full(states, NEVER, np.int64),
         late=np.full(states, -1, np.int64),
+        idle=np.full(len(lattices.must), NEVER, np.int64),
+        spare=np.full(len(lattices.must), -NEVER, np.int64),
         unseen=_ranges(counts[arrays.class_at]),
         unpassed=np.concatenate([_ranges(counts), _ranges(counts)]),
         found=np.zeros((2, len(head)), np.int64),
-        before=np.zeros(int(np.diff(lattices.level_begin).max(initial=0)), np.int64),
+        before=np.zeros((2, np.diff(lattices.level_begin).max(initial=0)), np.int64),
         own=np.ones(len(lattices.first_level) - 1, np.int64),
         visits=np.zeros(1, np.int64),
         limit=np.full(1, NEVER, np.int64),
@@ -168,38 +182,51 @@ def level_of(begin: Ints, state: int) -> int:
     return low
 
 
-def sweep_forward(
-    lattices: Lattices, memo: Memo, begin: Ints, first: int, last: int
+def sweep_forward(  # noqa: C901, PLR0912 - one loop, as numba needs it
+    lattices: Lattices, memo: Memo, is_filled: int, begin: Ints, first: int, last: int
 ) -> int:
     """Redo E from level ``first``, at least to ``last``; the last level that changed.
 
     ``begin`` says where the stream's levels begin.
     """
-    early, head, latest = memo.early, memo.head, memo.last
+    early, idle, head, latest = memo.early, memo.idle, memo.head, memo.last
     duration, before, makes = memo.duration, memo.before, memo.makes
     first_step, ops, afters = lattices.first_step, lattices.op, lattices.after
     if first == 0:
         early[begin[0]] = 0
+        if is_filled == 1:
+            idle[begin[0]] = -lattices.most[begin[0]]
     level = first
     while level < len(begin) - 2:
-        base = begin[level + 1]
-        for k in range(base, begin[level + 2]):
-            before[k - base] = early[k]
+        base, until = begin[level + 1], begin[level + 2]
+        for k in range(base, until):
+            before[0, k - base] = early[k]
             early[k] = NEVER
+            if is_filled == 1:
+                before[1, k - base] = idle[k]
+                idle[k] = NEVER
         for state in range(begin[level], base):
             time = early[state]
             if time >= NEVER:
                 continue
-            wait = lattices.wait[state]
+            waiting = 0
+            if is_filled == 1:
+                waiting = idle[state] + lattices.must[state]
             for step in range(first_step[state], first_step[state + 1]):
                 op, after = ops[step], afters[step]
-                end = max(time, head[op], makes[op] * wait) + duration[op]
-                end = end if end <= latest[op] else NEVER
-                early[after] = min(early[after], end)
+                end = max(time, head[op], makes[op] * waiting) + duration[op]
+                if end <= latest[op]:
+                    early[after] = min(early[after], end)
+                    if is_filled == 1:
+                        idle[after] = min(idle[after], idle[state])
         memo.visits[0] += first_step[base] - first_step[begin[level]]
         changed = False
-        for k in range(base, begin[level + 2]):
-            changed |= early[k] != before[k - base]
+        for k in range(base, until):
+            changed |= early[k] != before[0, k - base]
+            if is_filled == 1:
+                if early[k] < NEVER:
+                    idle[k] = max(idle[k], early[k] - lattices.most[k])
+                changed |= idle[k] != before[1, k - base]
         level += 1
         if not changed and level > last:
             break
@@ -207,28 +234,44 @@ def sweep_forward(
 
 
 def sweep_backward(
-    lattices: Lattices, memo: Memo, begin: Ints, first: int, last: int, end: int
+    lattices: Lattices,
+    memo: Memo,
+    is_filled: int,
+    begin: Ints,
+    first: int,
+    last: int,
+    end: int,
 ) -> int:
     """Redo L from level ``last``, at least to ``first``; the first that changed.
 
     By ``end`` the stream's last op has ended.
     """
-    late, head, latest = memo.late, memo.head, memo.last
+    late, spare, head, latest = memo.late, memo.spare, memo.head, memo.last
     duration, makes = memo.duration, memo.makes
     first_step, ops, afters = lattices.first_step, lattices.op, lattices.after
     late[begin[-1] - 1] = NEVER
+    if is_filled == 1:
+        spare[begin[-1] - 1] = end - lattices.most[begin[-1] - 1]
     level = last
     while level >= 0:
         changed = False
         for state in range(begin[level], begin[level + 1]):
-            best, wait = -1, lattices.wait[state]
+            best, most_spare = -1, -NEVER
             for step in range(first_step[state], first_step[state + 1]):
                 op = ops[step]
                 start = min(latest[op], late[afters[step]]) - duration[op]
-                best = max(
-                    best, start if start >= max(head[op], makes[op] * wait) else -1
-                )
-            best = min(best, end - lattices.need[state])
+                if start < head[op]:
+                    continue
+                best = max(best, start)
+                if is_filled == 1:
+                    left = spare[afters[step]]
+                    if makes[op] == 1:
+                        left = min(left, start - lattices.must[state])
+                    most_spare = max(most_spare, left)
+            if is_filled == 1:
+                changed |= most_spare != spare[state]
+                spare[state] = most_spare
+                best = max(-1, min(best, most_spare + lattices.most[state]))
             changed |= best != late[state]
             late[state] = best
         memo.visits[0] += first_step[begin[level + 1]] - first_step[begin[level]]
@@ -238,7 +281,9 @@ def sweep_backward(
     return level + 1
 
 
-def find_windows(lattices: Lattices, memo: Memo, begin: int, end: int) -> None:
+def find_windows(
+    lattices: Lattices, memo: Memo, is_filled: int, begin: int, end: int
+) -> None:
     """The windows of all ops that steps from states ``begin`` to ``end`` run."""
     early, late, head, latest = memo.early, memo.late, memo.head, memo.last
     duration, makes, found = memo.duration, memo.makes, memo.found
@@ -247,10 +292,12 @@ def find_windows(lattices: Lattices, memo: Memo, begin: int, end: int) -> None:
         time = early[state]
         if time > late[state]:
             continue
-        wait = lattices.wait[state]
+        waiting = 0
+        if is_filled == 1:
+            waiting = memo.idle[state] + lattices.must[state]
         for step in range(first_step[state], first_step[state + 1]):
             op = ops[step]
-            start = max(time, head[op], makes[op] * wait)
+            start = max(time, head[op], makes[op] * waiting)
             until = min(latest[op], late[afters[step]])
             if start + duration[op] <= until:
                 found[0, op] = min(found[0, op], start)
@@ -278,7 +325,7 @@ def narrow(
                 first = min(first, span_begin[span])
                 last = max(last, span_end[span])
     if first <= last:
-        find_windows(lattices, memo, first, last)
+        find_windows(lattices, memo, lattices.is_filled[stream], first, last)
     for place in places:
         c = arrays.class_at[place]
         for span in range(spans[place], spans[place + 1]):
@@ -321,10 +368,11 @@ def sweep(arrays: Arrays, lattices: Lattices, memo: Memo, stream: int) -> bool:
     if last < 0:
         return True
     first, last = level_of(begin, first), level_of(begin, last)
-    until = sweep_forward(lattices, memo, begin, first, last)
+    is_filled = lattices.is_filled[stream]
+    until = sweep_forward(lattices, memo, is_filled, begin, first, last)
     if memo.early[begin[-1] - 1] >= NEVER:
         return False
-    since = sweep_backward(lattices, memo, begin, first, last, end)
+    since = sweep_backward(lattices, memo, is_filled, begin, first, last, end)
     if memo.late[begin[0]] < 0:
         return False
     # A step is possible or not by E before it, its op's window, and L after it.
@@ -371,6 +419,9 @@ def settle(arrays: Arrays, lattices: Lattices, memo: Memo, origin: Memo) -> int:
                 for state in range(begin, end):
                     memo.early[state] = origin.early[state]
                     memo.late[state] = origin.late[state]
+                    if lattices.is_filled[stream] == 1:
+                        memo.idle[state] = origin.idle[state]
+                        memo.spare[state] = origin.spare[state]
             if not sweep(arrays, lattices, memo, stream):
                 return REFUTED
             if not follow_edges(arrays, memo):

@@ -9,10 +9,10 @@ Only steps are listed that some path within the given windows takes.
 
 A lattice that would be too large leaves out the classes that nothing waits for
 (fillers): their ops are counted as work that fills gaps. Then a step that makes buffers
-can start only when enough of this work can have been done to bring the memory level
-down (``wait``), and a state must be left early enough for all that remains, the fillers
-that cannot have run yet included (``need``). Both hold in every run of the stream, so
-nothing that is possible is left out.
+can start only when enough of this work has been done to bring the memory level down
+(``must``), of which no more can have been done in an earlier state than fillers could
+run by then (``most``). Both hold in every run of the stream, so nothing that is
+possible is left out.
 """
 
 from __future__ import annotations
@@ -48,9 +48,14 @@ class Lattices(NamedTuple):
         The steps from state i are ``first_step[i]`` to ``first_step[i + 1] - 1``.
     op, after : arrays by step
         The op that the step runs, and the state that it leads to.
-    wait, need : arrays by state
-        When a step that makes buffers can start, and how long before the stream's end
-        the state must have been reached; beats.
+    is_filled : array by stream
+        1 where fillers are left out.
+    must : array by state
+        The work, beats, that must have been done when a step that makes buffers starts:
+        the steps so far, and the least of fillers that frees enough.
+    most : array by state
+        The work that can have been done: the steps so far, and all fillers that these
+        let run. Both arrays are empty if no stream is filled.
     span_begin, span_end : arrays
         For the n-th op at place p, the first and last state from which a step runs it,
         at ``first_span[p] + n``; not all states between them have one.
@@ -61,8 +66,9 @@ class Lattices(NamedTuple):
     first_step: Ints
     op: Numbers
     after: Numbers
-    wait: Ints
-    need: Ints
+    is_filled: Ints
+    must: Ints
+    most: Ints
     first_span: Ints
     span_begin: Ints
     span_end: Ints
@@ -75,8 +81,8 @@ class _Part(NamedTuple):
     op: Numbers
     after: Numbers
     level: Int32s
-    wait: Ints
-    need: Ints
+    must: Ints
+    most: Ints
 
 
 def lattices_of(
@@ -201,13 +207,24 @@ def _joined(problem: Problem, parts: dict[int, _Part]) -> Lattices:
                 for begin, part in zip(first_state, found, strict=False)
             ]
         ),
-        wait=np.concatenate([part.wait for part in found]),
-        need=np.concatenate([part.need for part in found]),
+        is_filled=np.array([len(part.must) > 0 for part in found], np.int64),
+        must=_by_state([part.must for part in found], first_state),
+        most=_by_state([part.most for part in found], first_state),
         first_span=np.zeros(0, np.int64),
         span_begin=np.zeros(0, np.int64),
         span_end=np.zeros(0, np.int64),
     )
     return _with_spans(problem.arrays, lattices)
+
+
+def _by_state(values: list[Ints], first_state: Ints) -> Ints:
+    """Values of all streams' states, 0 where a stream has none; none if none has."""
+    if not any(map(len, values)):
+        return np.zeros(0, np.int64)
+    found = np.zeros(first_state[-1], np.int64)
+    for begin, part in zip(first_state, values, strict=False):
+        found[begin : begin + len(part)] = part
+    return found
 
 
 def _with_spans(arrays: Arrays, lattices: Lattices) -> Lattices:
@@ -238,7 +255,13 @@ def _with_spans(arrays: Arrays, lattices: Lattices) -> Lattices:
 
 
 def thinned(
-    arrays: Arrays, lattices: Lattices, head: Ints, last: Ints, early: Ints, late: Ints
+    arrays: Arrays,
+    lattices: Lattices,
+    head: Ints,
+    last: Ints,
+    early: Ints,
+    late: Ints,
+    idle: Ints,
 ) -> tuple[Lattices, npt.NDArray[np.bool_]]:
     """The lattices without what these windows forbid, and which states remain.
 
@@ -246,28 +269,42 @@ def thinned(
     ----------
     early, late : arrays by state
         The earliest time in a state, and the latest from which the rest can run.
+    idle : array by state
+        The least time without work until then; empty if no stream is filled.
     """
     source = np.repeat(np.arange(len(early)), np.diff(lattices.first_step))
     duration = np.repeat(arrays.duration, np.diff(arrays.first_op))
-    makes = np.repeat(arrays.makes, np.diff(arrays.first_op))[lattices.op]
     start = np.maximum(early[source], head[lattices.op])
-    start = np.maximum(start, lattices.wait[source] * makes)
+    kept = early <= late
+    must, most = lattices.must, lattices.most
+    if len(must):
+        makes = np.repeat(arrays.makes, np.diff(arrays.first_op))[lattices.op]
+        makes &= np.repeat(lattices.is_filled, _states_of_streams(lattices))[source]
+        start = np.maximum(start, (must + idle)[source] * makes)
+        must, most = must[kept], most[kept]
     until = np.minimum(late[lattices.after], last[lattices.op])
     used = start + duration[lattices.op] <= until
-    kept = early <= late
+    used &= kept[source] & kept[lattices.after]
     number = np.cumsum(kept) - 1
     steps = np.bincount(source[used], minlength=len(early))[kept]
     smaller = lattices._replace(
         first_step=_offsets(steps.tolist()),
         op=lattices.op[used],
         after=number[lattices.after[used]].astype(np.uint32),
-        wait=lattices.wait[kept],
-        need=lattices.need[kept],
+        must=must,
+        most=most,
         level_begin=np.concatenate(([0], np.cumsum(kept)))[lattices.level_begin].astype(
             np.int64
         ),
     )
     return _with_spans(arrays, smaller), kept
+
+
+def _states_of_streams(lattices: Lattices) -> Ints:
+    """How many states each stream's lattice has."""
+    begins = lattices.level_begin[lattices.first_level[:-1]]
+    ends = lattices.level_begin[lattices.first_level[1:] - 1]
+    return ends - begins
 
 
 def _offsets(lengths: list[int]) -> Ints:
@@ -328,9 +365,9 @@ def _enumerate(  # noqa: C901, PLR0912, PLR0915 - one loop, as numba needs it
     head: Ints,
     last: Ints,
     since: int,
-    most: int,
+    most_steps: int,
 ) -> tuple[bool, Ints, Numbers, Numbers, Int32s, Ints, Ints]:
-    """A stream's lattice; False if it would have more than ``most`` steps.
+    """A stream's lattice; False if it would have more than ``most_steps``.
 
     No steps at all if it has no path. The stream is idle before ``since``. State i's
     counts and what follows it are at ``i * width``. (Slices and the like would take
@@ -343,8 +380,8 @@ def _enumerate(  # noqa: C901, PLR0912, PLR0915 - one loop, as numba needs it
     following = np.zeros(capacity * width, np.int32)
     count = np.zeros(capacity * width, np.int32)
     table = np.zeros(4 * capacity, np.int32)
-    wait = np.zeros(capacity, np.int64)
-    need = np.zeros(capacity, np.int64)
+    must = np.zeros(capacity, np.int64)
+    most = np.zeros(capacity, np.int64)
     no_steps = np.zeros(0, np.uint32)
     no_times = np.zeros(0, np.int64)
     nothing = no_times, no_steps, no_steps, np.zeros(0, np.int32), no_times, no_times
@@ -352,15 +389,10 @@ def _enumerate(  # noqa: C901, PLR0912, PLR0915 - one loop, as numba needs it
     available = np.zeros(fillers, np.int64)
     released = np.zeros(fillers, np.int64)
     made = np.zeros(width, np.int64)
-    all_work, all_filling = 0, 0
     for b in range(len(rules.maker)):
         made[rules.maker[b]] += rules.size[b]
         if rules.filler_of[b] >= 0:
             released[rules.filler_of[b]] += rules.size[b]
-    for f in range(fillers):
-        all_filling += rules.filler_counts[f] * rules.filler_duration[f]
-    for q in range(width):
-        all_work += rules.counts[q] * rules.duration[q]
     for k in range(len(table)):
         table[k] = -1
     table[_slot(table, keys, keys[0])] = 0
@@ -383,8 +415,8 @@ def _enumerate(  # noqa: C901, PLR0912, PLR0915 - one loop, as numba needs it
                 if rules.filler_waits[f, q] == 1:
                     available[f] = min(available[f], count[at + q])
             filling += available[f] * rules.filler_duration[f]
-        need[state] = all_work - work + all_filling - filling if fillers > 0 else 0
-        wait[state] = -1
+        most[state] = work + filling
+        must[state] = -1
         for q in range(width):
             following[at + q] = -1
             n = count[at + q]
@@ -403,9 +435,9 @@ def _enumerate(  # noqa: C901, PLR0912, PLR0915 - one loop, as numba needs it
                 if least < 0 or (missing > 0 and fillers == 0):
                     continue
                 if fillers > 0:
-                    least += since + work
-                    wait[state] = least if wait[state] < 0 else min(wait[state], least)
-                    start = max(start, least)
+                    least += work
+                    must[state] = least if must[state] < 0 else min(must[state], least)
+                    start = max(start, since + least)
             end = start + rules.duration[q]
             if end > last[first_op[q] + n]:
                 continue
@@ -419,8 +451,8 @@ def _enumerate(  # noqa: C901, PLR0912, PLR0915 - one loop, as numba needs it
                     more_early = np.zeros(capacity, np.int64)
                     more_following = np.zeros(capacity * width, np.int32)
                     more_count = np.zeros(capacity * width, np.int32)
-                    more_wait = np.zeros(capacity, np.int64)
-                    more_need = np.zeros(capacity, np.int64)
+                    more_must = np.zeros(capacity, np.int64)
+                    more_most = np.zeros(capacity, np.int64)
                     table = np.zeros(4 * capacity, np.int32)
                     for k in range(len(table)):
                         table[k] = -1
@@ -429,13 +461,13 @@ def _enumerate(  # noqa: C901, PLR0912, PLR0915 - one loop, as numba needs it
                         more_count[k] = count[k]
                     for known in range(size):
                         more_early[known] = early[known]
-                        more_wait[known] = wait[known]
-                        more_need[known] = need[known]
+                        more_must[known] = must[known]
+                        more_most[known] = most[known]
                         more_keys[known] = keys[known]
                         table[_slot(table, more_keys, keys[known])] = known
                     keys, early = more_keys, more_early
                     following, count = more_following, more_count
-                    wait, need = more_wait, more_need
+                    must, most = more_must, more_most
                     place = _slot(table, keys, key)
                 after = size
                 keys[after] = key
@@ -449,8 +481,8 @@ def _enumerate(  # noqa: C901, PLR0912, PLR0915 - one loop, as numba needs it
                 early[after] = end
             following[at + q] = after
             steps += 1
-        wait[state] = max(wait[state], 0)
-        if steps > most:
+        must[state] = max(must[state], 0)
+        if steps > most_steps:
             return False, *nothing
         state += 1
     for q in range(width):
@@ -470,7 +502,7 @@ def _enumerate(  # noqa: C901, PLR0912, PLR0915 - one loop, as numba needs it
             start = min(last[op], late[after]) - rules.duration[q]
             soonest = max(early[state], head[op])
             if made[q] > 0:
-                soonest = max(soonest, wait[state])
+                soonest = max(soonest, since + must[state])
             if start >= soonest:
                 late[state] = max(late[state], start)
                 steps += 1
@@ -487,8 +519,8 @@ def _enumerate(  # noqa: C901, PLR0912, PLR0915 - one loop, as numba needs it
         if late[state] >= 0:
             states += 1
     first_step = np.zeros(states + 1, np.int64)
-    wait_of = np.zeros(states, np.int64)
-    need_of = np.zeros(states, np.int64)
+    must_of = np.zeros(states if fillers > 0 else 0, np.int64)
+    most_of = np.zeros(states if fillers > 0 else 0, np.int64)
     op_of = np.zeros(steps, np.uint32)
     after_of = np.zeros(steps, np.uint32)
     level_of = np.zeros(states, np.int32)
@@ -496,8 +528,9 @@ def _enumerate(  # noqa: C901, PLR0912, PLR0915 - one loop, as numba needs it
     for state in range(size):
         if late[state] < 0:
             continue
-        wait_of[number[state]] = wait[state]
-        need_of[number[state]] = need[state]
+        if fillers > 0:
+            must_of[number[state]] = must[state]
+            most_of[number[state]] = most[state]
         for q in range(width):
             level_of[number[state]] += count[state * width + q]
             if following[state * width + q] >= 0:
@@ -505,4 +538,4 @@ def _enumerate(  # noqa: C901, PLR0912, PLR0915 - one loop, as numba needs it
                 after_of[step] = number[following[state * width + q]]
                 step += 1
         first_step[number[state] + 1] = step
-    return True, first_step, op_of, after_of, level_of, wait_of, need_of
+    return True, first_step, op_of, after_of, level_of, must_of, most_of

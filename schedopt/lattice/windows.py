@@ -63,11 +63,12 @@ class Windows:
         self._problem = problem
         self._lattices = lattices
         self._memo = memo_of(problem.arrays, lattices, head, last)
+        self._earlier_visits = 0
 
     @property
     def visits(self) -> int:
         """The work done so far, in steps looked at."""
-        return int(self._memo.visits[0])
+        return self._earlier_visits + int(self._memo.visits[0])
 
     @property
     def steps(self) -> int:
@@ -78,6 +79,11 @@ class Windows:
     def guide(self) -> tuple[Problem, Lattices, Ints]:
         """The problem, its lattices, and the latest time from each of their states."""
         return self._problem, self._lattices, self._memo.late
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether some stream's lattice leaves out fillers."""
+        return bool(self._lattices.is_filled.any())
 
     @property
     def is_whole(self) -> bool:
@@ -105,6 +111,33 @@ class Windows:
             np.minimum(self._memo.last, static),
         )
 
+    def relisted(
+        self, *, most_steps: int, most_full: int | None = None, compile_loops: bool
+    ) -> Windows:
+        """The same windows on lattices listed anew within them.
+
+        For the limits to their sizes see ``states.lattices_of``.
+        """
+        lattices = lattices_of(
+            self._problem,
+            self._memo.head,
+            self._memo.last,
+            most_steps=most_steps,
+            most_full=most_full,
+            compile_loops=compile_loops,
+        )
+        memo, known = self._memo, lattices or self._lattices
+        anew = Windows(self._problem, self.end, known, memo.head, memo.last)
+        anew.is_refuted = lattices is None
+        anew._earlier_visits = self.visits
+        return anew
+
+    def adopt(self, other: Windows) -> None:
+        """Go on as windows of the same end that are narrower."""
+        self._earlier_visits = other._earlier_visits
+        self._lattices, self._memo = other._lattices, other._memo
+        self.is_refuted = other.is_refuted
+
     def settle(self, *, compile_loops: bool) -> Iterator[None]:
         """Make the windows as narrow as streams and edges can; in pieces of work."""
         for _ in self._run(np.zeros((0, 3), np.int64), 1, compile_loops=compile_loops):
@@ -126,7 +159,10 @@ class Windows:
         return np.stack([c, n, edge], axis=1)[order].astype(np.int64)
 
     def thin(self) -> None:
-        """Drop what these windows forbid from the lattices, if that is much."""
+        """Drop what these windows forbid from the lattices, if that is much.
+
+        The windows must be settled: states that have not been looked at would go.
+        """
         memo = self._memo
         smaller, kept = thinned(
             self._problem.arrays,
@@ -135,10 +171,14 @@ class Windows:
             memo.last,
             memo.early,
             memo.late,
+            memo.idle,
         )
         if len(smaller.op) < _WORTH_THINNING * len(self._lattices.op):
             self._lattices = smaller
-            self._memo = memo._replace(early=memo.early[kept], late=memo.late[kept])
+            by_state = {"early": memo.early[kept], "late": memo.late[kept]}
+            if len(memo.idle):
+                by_state |= {"idle": memo.idle[kept], "spare": memo.spare[kept]}
+            self._memo = memo._replace(**by_state)
 
     def _run(self, edges: Ints, least: int, *, compile_loops: bool) -> Iterator[int]:
         refine: Any = shaving.refine

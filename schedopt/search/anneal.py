@@ -166,16 +166,25 @@ def shift(
 
 
 def fits(
-    tables: OpTables, flat: Ints, begin: int, low: int, high: int, room: int
+    tables: OpTables,
+    flat: Ints,
+    stream: int,
+    begin: int,
+    low: int,
+    high: int,
+    room: int,
 ) -> bool:
     """Whether memory on a stream is kept between two places of its order."""
     level = 0
     for index in range(begin, high + 1):
         op = flat[index]
-        level += tables.allocated[op]
-        if index >= low and level > room and tables.allocated[op] > 0:
+        k = 0
+        while tables.streams[op, k] != stream:
+            k += 1
+        level += tables.allocated[op, k]
+        if index >= low and level > room and tables.allocated[op, k] > 0:
             return False
-        level -= tables.released[op]
+        level -= tables.released[op, k]
     return True
 
 
@@ -196,6 +205,11 @@ def replay_from(  # noqa: PLR0913, PLR0917 - arrays, as numba needs them
     ``end`` is that of the order before, ``fresh`` is filled.
     """
     since = end[flat[low - 1]] if low > first[stream] else 0
+    # Ops of no duration just before start then, too, on other streams of theirs.
+    while low > first[stream] and end[flat[low - 1]] == since:
+        if tables.duration[flat[low - 1]] > 0:
+            break
+        low -= 1
     for op in range(len(end)):
         fresh[op] = end[op]
     for s in range(len(first) - 1):
@@ -295,7 +309,7 @@ def _anneal(  # noqa: C901, PLR0912, PLR0913, PLR0915, PLR0917 - one loop, as nu
         low, high = min(origin, target), max(origin, target)
         margin = temperature * exponential[draw(state) % TABLE]
         accepted = False
-        if fits(tables, flat, first[s], low, high, room[s]):
+        if fits(tables, flat, s, first[s], low, high, room[s]):
             latest = makespan + int(margin + _SPREAD * streams * mean)
             found = replay_from(
                 tables, flat, first, position, end, fresh, queue, s, low, latest

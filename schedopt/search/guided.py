@@ -214,7 +214,7 @@ def _run(  # noqa: PLR0913, PLR0917 - arrays, as numba needs them
             k += 1
             state[s] = lattices.after[_step_of(lattices, state[s], op)]
             free[s] = end[op]
-            stale[s] = 1
+            stale |= tables.shared[s]  # what others offer may need this one, too
         k = 0
         while tables.wakes[op, k] >= 0:
             woken = tables.wakes[op, k]

@@ -168,11 +168,12 @@ class Searcher:
     # -- annealing ----------------------------------------------------------------
 
     def _anneal(self, number: int) -> Iterator[str]:
-        if not self._elite:
-            yield "nothing"
-            return
         ops = len(self._problem.ops)
         seconds = _ANNEAL_S[min(number, len(_ANNEAL_S) - 1)]
+        if not self._elite:
+            self.spent += seconds  # so that who counts it gets to an end
+            yield "nothing"
+            return
         moves = max(500, int(seconds / (ops * _S_PER_VISIT + _S_PER_MOVE)))
         for _ in range(3):
             rank = min(int(self._rng.expovariate(0.7)), len(self._elite) - 1)

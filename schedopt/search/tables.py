@@ -32,8 +32,10 @@ class OpTables(NamedTuple):
         The ops that wait for it.
     streams : array [op, k]
         The streams that it holds.
-    allocated, released : arrays by op
-        Grains at its start and at its end.
+    shared : array [stream, stream]
+        1 where some op holds both.
+    allocated, released : arrays [op, k]
+        Grains at its start and at its end, on the device of its k-th stream.
     tail : array by op
         The least time from its end to the end of all.
     chained : array [class, class]
@@ -47,6 +49,7 @@ class OpTables(NamedTuple):
     lags: Ints
     wakes: Ints
     streams: Ints
+    shared: Ints
     allocated: Ints
     released: Ints
     tail: Ints
@@ -62,7 +65,7 @@ def tables_of(problem: Problem) -> OpTables | None:
     """
     if not problem.is_complete:
         return None
-    if any(len(rules.users) != len(rules.maker) for rules in problem.rules):
+    if any((np.diff(rules.first_user) != 1).any() for rules in problem.rules):
         return None
     arrays = problem.arrays
     counts = np.diff(arrays.first_op)
@@ -72,6 +75,10 @@ def tables_of(problem: Problem) -> OpTables | None:
     allocated, released = _memory_changes(problem)
     chained = problem.reached | problem.reached.T | np.eye(len(counts), dtype=np.int64)
     stream_at = np.repeat(np.arange(len(problem.streams)), np.diff(arrays.first_place))
+    streams = np.where(arrays.places < 0, -1, stream_at[arrays.places])
+    shared = np.zeros((len(problem.streams), len(problem.streams)), np.int64)
+    for row in streams:
+        shared[np.ix_(row[row >= 0], row[row >= 0])] = 1
     return OpTables(
         duration=arrays.duration[op_class],
         op_class=op_class,
@@ -79,7 +86,8 @@ def tables_of(problem: Problem) -> OpTables | None:
         waits=_ops(arrays.leading, arrays.first_op, op_class, number),
         lags=lag[op_class],
         wakes=_ops(arrays.following, arrays.first_op, op_class, number),
-        streams=np.where(arrays.places < 0, -1, stream_at[arrays.places])[op_class],
+        streams=streams[op_class],
+        shared=shared,
         allocated=allocated[op_class],
         released=released[op_class],
         tail=-earliest_and_latest(arrays, 0)[1],
@@ -94,24 +102,30 @@ def _ops(classes: Ints, first_op: Ints, op_class: Ints, number: Ints) -> Ints:
 
 
 def _memory_changes(problem: Problem) -> tuple[Ints, Ints]:
-    """What an op of each class allocates at its start and releases at its end."""
+    """What an op of each class allocates at its start and releases at its end.
+
+    By class and place: an op that holds streams of several devices may allocate on one
+    and release on another.
+    """
     arrays = problem.arrays
-    allocated = np.zeros(len(arrays.duration), np.int64)
+    allocated = np.zeros(arrays.places.shape, np.int64)
     released = np.zeros_like(allocated)
-    for stream, rules in enumerate(problem.rules):
-        place = arrays.first_place[stream]
+    for rules, begin in zip(problem.rules, arrays.first_place, strict=False):
         for b in range(len(rules.maker)):
-            allocated[arrays.class_at[place + rules.maker[b]]] += rules.size[b]
             user = rules.users[rules.first_user[b]]
-            released[arrays.class_at[place + user]] += rules.size[b]
+            allocated[arrays.places == begin + rules.maker[b]] += rules.size[b]
+            released[arrays.places == begin + user] += rules.size[b]
     return allocated, released
 
 
 def ends_of(problem: Problem, start: Mapping[Op, int]) -> Ints:
-    """A schedule's starts as ends in beats, rounded down."""
+    """A schedule's starts as ends in beats, rounded down, each class in order."""
     begun = np.array([start[op] // problem.beat for op in problem.ops], np.int64)
-    counts = np.diff(problem.arrays.first_op)
-    return begun + np.repeat(problem.arrays.duration, counts)
+    first = problem.arrays.first_op
+    for c in range(len(first) - 1):
+        # Equal microbatches that pass each other may change places (structure.fifo).
+        begun[first[c] : first[c + 1]].sort()
+    return begun + np.repeat(problem.arrays.duration, np.diff(first))
 
 
 def schedule_of(problem: Problem, ends: Ints) -> Schedule:
