@@ -37,7 +37,15 @@ if TYPE_CHECKING:
     from schedopt.ops import Op, OpKind
     from schedopt.schedule import Order, Schedule
     from schedopt.simulate import simulate
-    from schedopt.solve import Solution, SolveParameters, Status, bounds_of, solve
+    from schedopt.solve import (
+        PlacementSearch,
+        Solution,
+        SolveParameters,
+        Status,
+        bounds_of,
+        solve,
+        solve_placements,
+    )
     from schedopt.verify import verify_file, violations
 
 # Where each public name lives. Nothing is imported before it is used, so that the
@@ -57,6 +65,7 @@ _HOME = {
     "OpKind": "ops",
     "Order": "schedule",
     "OrderError": "errors",
+    "PlacementSearch": "solve",
     "SchedOptError": "errors",
     "Schedule": "schedule",
     "Solution": "solve",
@@ -69,6 +78,7 @@ _HOME = {
     "load_instance": "formats",
     "load_schedule": "formats",
     "run_baseline": "baselines",
+    "solve_placements": "solve",
     "verify_file": "verify",
     "violations": "verify",
 }
@@ -91,6 +101,7 @@ __all__ = [
     "OpKind",
     "Order",
     "OrderError",
+    "PlacementSearch",
     "SchedOptError",
     "Schedule",
     "Solution",
@@ -105,6 +116,7 @@ __all__ = [
     "run_baseline",
     "simulate",
     "solve",
+    "solve_placements",
     "verify_file",
     "violations",
 ]

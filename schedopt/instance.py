@@ -81,10 +81,23 @@ class CommunicationMode(StrEnum):
 
 
 class Objective(StrEnum):
-    """What is minimised; see ``schedopt.schedule``."""
+    """What is minimised; see ``schedopt.schedule``, and for the period ``steady``.
+
+    The period is a measure of a periodic schedule; a finite one has none.
+    """
 
     MAKESPAN = "makespan"
     DEVICE_SPAN = "device-span"
+    PERIOD = "period"
+
+    @property
+    def of_finite(self) -> Objective:
+        """What finite schedules are measured by: itself, or for the period makespan."""
+        return Objective.MAKESPAN if self is Objective.PERIOD else self
+
+
+FINITE_OBJECTIVES = tuple(o for o in Objective if o.of_finite is o)
+"""The objectives that measure a finite schedule."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -89,12 +89,21 @@ class Schedule:
         return max(self.device_spans, default=0)
 
     def value(self, objective: Objective) -> int:
-        """What the objective counts, ticks."""
+        """What the objective counts, ticks.
+
+        Raises
+        ------
+        ValueError
+            For the period, which is not in a finite schedule (``schedopt.steady``).
+        """
         match objective:
             case Objective.MAKESPAN:
                 return self.makespan
             case Objective.DEVICE_SPAN:
                 return self.device_span
+            case Objective.PERIOD:
+                msg = "a finite schedule has no period"
+                raise ValueError(msg)
 
     @cached_property
     def work(self) -> int:

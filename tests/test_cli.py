@@ -29,7 +29,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 COMMANDS = [
     *("solve", "baseline", "compare", "verify", "simulate", "bound", "plot", "schema"),
-    *("run", "table"),
+    *("run", "table", "record"),
 ]
 
 
@@ -89,6 +89,7 @@ READERS = [
     ["plot", "FILE", "-o", "x.png"],
     ["run", "FILE"],
     ["table", "FILE"],
+    ["record", "FILE", "--store", "store.json"],
 ]
 
 

@@ -110,8 +110,8 @@ def test_solve_json_has_the_documented_keys(run: Run, answer: Any) -> None:
         *("instance", "time_unit", "memory_unit", "devices", "stages", "microbatches"),
         *("ops", "status", "reason", "interrupted", "objective", "value"),
         *("lower_bound", "gap", "best_baseline", "makespan", "device_span"),
-        *("bubble_ratio", "peak_memory", "memory_limit", "method", "seed"),
-        *("wall_seconds", "trace"),
+        *("bubble_ratio", "peak_memory", "memory_limit", "steady", "method"),
+        *("seed", "wall_seconds", "trace"),
     ]
     assert document["value"] == 107
     assert document["lower_bound"] == 100

@@ -38,7 +38,7 @@ PAGES = sorted(
 )
 WORDS = """
     device, stream, stage, microbatch, op, buffer, order, schedule, placement,
-    makespan, period, bubble, gap, instance, choice, literal, alternative, tick,
+    makespan, period, cycle, bubble, gap, instance, choice, literal, alternative, tick,
     grain, lag, builder, incumbent, precedence, form, cap, member, worker,
     projection, lane, head, tail, replay, dispatch, objective, value, solution, op
     graph, device span, bubble ratio, lower bound, hand-made schedule, memory edge,

@@ -59,7 +59,11 @@ def generate(**changes: object) -> dict[str, Any]:
         ({"seeds": []}, "seeds = []", "must not be empty"),
         ({"seeds": [1, 1]}, "seeds[1] = 1", "stands twice"),
         ({"seeds": [-1]}, "seeds[0] = -1", "at least 0"),
-        ({"objective": "speed"}, 'objective = "speed"', "makespan or device-span"),
+        (
+            {"objective": "speed"},
+            'objective = "speed"',
+            "makespan, device-span or period",
+        ),
         ({"limits": {"memory": 1}}, "limits.memory", "did you mean memory_mib?"),
         ({"limits": {"grace_s": 0}}, "limits.grace_s = 0", "greater than 0"),
         ({"schedules": "some"}, 'schedules = "some"', "none, small or all"),

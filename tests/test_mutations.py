@@ -459,6 +459,14 @@ def bound_above_the_value(case: Case) -> Documents:
     yield {**document, "gap": 0.0}
 
 
+def steady_state_of_one_op(case: Case) -> Documents:
+    """A periodic schedule that leaves out all ops but one, and counts them wrongly."""
+    document = case.document()
+    first = document["ops"][0]["op"]
+    steady = {"cycle": 1, "microbatches": 2, "starts": {first: 0}}
+    yield document | {"steady": steady}
+
+
 def wrong_gap(case: Case) -> Documents:
     gap = case.document()["gap"]
     yield _with(case, gap=gap / 2)
@@ -564,6 +572,7 @@ OF_FILES: dict[Callable[[Case], Documents], Rule] = {
     device_span_off_by_a_tick: Rule.DEVICE_SPAN,
     value_of_another_schedule: Rule.VALUE,
     bound_above_the_value: Rule.LOWER_BOUND,
+    steady_state_of_one_op: Rule.CYCLE,
     wrong_gap: Rule.GAP,
     wrong_bubble_ratio: Rule.BUBBLE_RATIO,
     wrong_peak_memory: Rule.PEAK_MEMORY,

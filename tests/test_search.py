@@ -778,7 +778,9 @@ from schedopt.search.anneal import (
     _HELPERS, _anneal, find_path, fits, replay_from, shift
 )
 from schedopt.search.greedy import _run as greedy
-from schedopt.search.guided import _offer, _run as guided, _step_of
+from schedopt.search.guided import (
+    _offer, _run as guided, _start_of, _step_of, _take
+)
 from schedopt.search.tables import ends_of
 from tests.test_search import SPLITS, Placement, folded, guiding
 from tests.test_search import plain_instances, start_of
@@ -791,7 +793,7 @@ windows = guiding(problem, int(ends.max()))
 Climber(problem, tables, 0).draw(windows, compile_loops=True)
 for loop in (
     compiled(_anneal, *_HELPERS, find_path, shift, fits, replay_from),
-    compiled(guided, _offer, _step_of),
+    compiled(guided, _offer, _step_of, _start_of, _take),
     compiled(greedy),
 ):
     print(len(loop.signatures), sum(loop.stats.cache_hits.values()))

@@ -260,10 +260,10 @@ def test_workers_that_never_read(run_stub: Stub, preamble: str) -> None:
 
 
 def test_a_hang_is_ended_and_told(run_stub: Stub) -> None:
-    # Tasks of the real length, so that each is cut at the deadline; nothing is awaited.
-    solution = run_stub("time.sleep(1000)", time_limit_s=5.0, workers=1)
+    # The first task is shorter than the limit; nothing is awaited.
+    solution = run_stub("time.sleep(1000)", time_limit_s=7.0, workers=1)
     check(solution)
-    assert "projection of device" in solution.reason
+    assert "windows" in solution.reason
     assert "did not come to an end in time" in solution.reason
 
 
@@ -363,7 +363,7 @@ def test_a_small_memory_limit_costs_attempts_only(
     assert solution.schedule is not None
     assert violations(solution.graph, solution.schedule.start) == ()
     # Where memory ends while a library is loaded, the library says so in its own words.
-    assert solution.reason.count("its process") == 3
+    assert solution.reason.count("its process") == 4
     assert children() == []
 
 

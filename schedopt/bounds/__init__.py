@@ -6,6 +6,7 @@ no solver; bounds that solve small models are asked of ``schedopt.cpsat``.
 
 from schedopt.bounds.destructive import Destructive
 from schedopt.bounds.quick import (
+    LOAD_BOUNDS,
     QUICK_BOUNDS,
     memory_device_bounds,
     quick_bounds,
@@ -13,6 +14,7 @@ from schedopt.bounds.quick import (
 from schedopt.bounds.relaxed import without_choices
 
 __all__ = [
+    "LOAD_BOUNDS",
     "QUICK_BOUNDS",
     "Destructive",
     "memory_device_bounds",

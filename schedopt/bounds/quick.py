@@ -101,6 +101,13 @@ QUICK_BOUNDS: Mapping[Objective, Mapping[str, Bound]] = {
 }
 
 
+LOAD_BOUNDS: Mapping[Objective, Mapping[str, Bound]] = {
+    Objective.MAKESPAN: {"critical path": critical_path, "load": load_bound},
+    Objective.DEVICE_SPAN: {"device load": device_load_bound},
+}
+"""Those that take little time on large graphs, too."""
+
+
 def quick_bounds(graph: OpGraph, objective: Objective) -> dict[str, int]:
     """Every quick bound of the objective by name, ticks."""
     return {name: bound(graph) for name, bound in QUICK_BOUNDS[objective].items()}

@@ -20,6 +20,20 @@ from schedopt.instance import (
     place,
 )
 
+# What the parts of a stage share; ``checkpoint`` and ``output_bytes`` are each one's.
+_SHARED = (
+    "forward",
+    "backward",
+    "backward_input",
+    "backward_weight",
+    "activation",
+    "activation_until_input",
+    "input_gradient",
+    "static_memory",
+    "recompute",
+    "overlap",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Form:
@@ -99,7 +113,7 @@ def _regroup(instance: Instance, count: int) -> tuple[StageCost, ...]:
         return stages
     if count % len(stages) == 0:
         pieces = count // len(stages)
-        return tuple(part for stage in stages for part in _cut(stage, pieces))
+        return tuple(part for stage in stages for part in cut(stage, pieces))
     if len(stages) % count == 0:
         size = len(stages) // count
         return tuple(
@@ -117,24 +131,26 @@ def _regroup(instance: Instance, count: int) -> tuple[StageCost, ...]:
     raise NotApplicableError(msg)
 
 
-def _cut(stage: StageCost, pieces: int) -> tuple[StageCost, ...]:
+def cut(
+    stage: StageCost, pieces: int, unit: Fraction | None = None
+) -> tuple[StageCost, ...]:
+    """The user's parts if there are that many, else equal ones.
+
+    With a ``unit``, a time or size that has no equal shares in whole units is shared as
+    equally as whole units allow, the first parts having more; the shares then add up to
+    it, rounded to the unit. Every part sends what the stage sends.
+    """
     if len(stage.parts) == pieces:
         return stage.parts
-    share = StageCost(
-        forward=_part(stage.forward, pieces),
-        backward=_maybe_part(stage.backward, pieces),
-        backward_input=_maybe_part(stage.backward_input, pieces),
-        backward_weight=_maybe_part(stage.backward_weight, pieces),
-        activation=_part(stage.activation, pieces),
-        activation_until_input=_part(stage.activation_until_input, pieces),
-        input_gradient=_part(stage.input_gradient, pieces),
-        static_memory=_part(stage.static_memory, pieces),
-        output_bytes=stage.output_bytes,
-        recompute=_maybe_part(stage.recompute, pieces),
-        checkpoint=stage.checkpoint,
-        overlap=_maybe_part(stage.overlap, pieces),
+    shares: dict[str, tuple[Number, ...]] = {
+        name: _shares(value, pieces, unit)
+        for name in _SHARED
+        if (value := getattr(stage, name)) is not None
+    }
+    return tuple(
+        replace(stage, parts=(), **{name: found[i] for name, found in shares.items()})
+        for i in range(pieces)
     )
-    return (share,) * pieces
 
 
 def _merge(stages: tuple[StageCost, ...]) -> StageCost:
@@ -189,12 +205,11 @@ def _without_overlap(
     )
 
 
-def _part(value: Number, pieces: int) -> Number:
-    return _number(exact(value) / pieces)
-
-
-def _maybe_part(value: Number | None, pieces: int) -> Number | None:
-    return None if value is None else _part(value, pieces)
+def _shares(value: Number, pieces: int, unit: Fraction | None) -> tuple[Number, ...]:
+    if unit is None:
+        return (_number(exact(value) / pieces),) * pieces
+    least, longer = divmod(round(exact(value) / unit), pieces)
+    return tuple(_number((least + (i < longer)) * unit) for i in range(pieces))
 
 
 def _total(values: list[Number]) -> Number:

@@ -19,13 +19,21 @@ from schedopt.formats.limits import Limits
 
 if TYPE_CHECKING:
     from schedopt import version
-    from schedopt.cli import batches, checking, comparing, pictures, solving
+    from schedopt.cli import (
+        batches,
+        checking,
+        comparing,
+        pictures,
+        recording,
+        solving,
+    )
     from schedopt.solve import solution
 else:
     batches = Later("schedopt.cli.batches")
     checking = Later("schedopt.cli.checking")
     comparing = Later("schedopt.cli.comparing")
     pictures = Later("schedopt.cli.pictures")
+    recording = Later("schedopt.cli.recording")
     solving = Later("schedopt.cli.solving")
     version = Later("schedopt.version")
     solution = Later("schedopt.solve.solution")
@@ -74,6 +82,7 @@ def solve(  # noqa: PLR0913, PLR0917 (one argument per option)
     workers: given.Workers = given.WORKERS,
     seed: given.Seed = given.SEED,
     objective: given.ObjectiveOption = None,
+    placement: given.PlacementOption = None,
     reproducible: given.Reproducible = False,
     as_json: given.Json = False,
     gantt: given.Gantt = None,
@@ -94,7 +103,13 @@ def solve(  # noqa: PLR0913, PLR0917 (one argument per option)
     )
     limits = Limits(max_ops, max_bytes)
     code = solving.solve(
-        instance, output, parameters, limits, as_json=as_json, gantt=gantt
+        instance,
+        output,
+        parameters,
+        limits,
+        placement=placement,
+        as_json=as_json,
+        gantt=gantt,
     )
     raise typer.Exit(code)
 
@@ -303,3 +318,35 @@ def table(
         raise typer.Exit(WRONG_USAGE)
     style = wanted[0] if wanted else given.TableStyle.TEXT
     raise typer.Exit(batches.table(results, rows, style))
+
+
+@app.command(short_help="Record the best values known.")
+def record(
+    schedules: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="SCHEDULE...", help="Schedule files."),
+    ] = None,
+    store: Annotated[
+        Path, typer.Option(metavar="FILE", help="File of the best values known.")
+    ] = Path("results/best-known.json"),
+    check: Annotated[
+        bool, typer.Option("--check", help="Only read the store and check it.")
+    ] = False,
+    as_json: given.Json = False,
+    max_ops: given.MaxOps = given.DEFAULT_LIMITS.max_ops,
+    max_bytes: given.MaxBytes = given.DEFAULT_LIMITS.max_bytes,
+) -> None:
+    """Record values and lower bounds of schedules that are better than those known.
+
+    Nothing is written if the verifier refuses a schedule, or if a value and a bound
+    exclude each other.
+    """
+    if check == bool(schedules):
+        complain("record needs SCHEDULE..., or --check and none")
+        raise typer.Exit(WRONG_USAGE)
+    limits = Limits(max_ops, max_bytes)
+    if schedules:
+        code = recording.record(schedules, store, limits, as_json=as_json)
+    else:
+        code = recording.check(store, limits, as_json=as_json)
+    raise typer.Exit(code)

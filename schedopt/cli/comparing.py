@@ -21,7 +21,7 @@ from schedopt.cli.saving import check_writable, save_schedule
 from schedopt.errors import NotApplicableError, OrderError
 from schedopt.formats import Limits, load_instance
 from schedopt.formats.complaints import listed, one_line
-from schedopt.instance import Instance
+from schedopt.instance import FINITE_OBJECTIVES, Instance
 from schedopt.report.baseline_list import baselines_document, baselines_table
 from schedopt.report.comparison import (
     Comparison,
@@ -127,9 +127,16 @@ def _has_schedule(comparison: Comparison, path: Path) -> bool:
 
 def _instance(path: Path, parameters: SolveParameters, limits: Limits) -> Instance:
     instance = load_instance(path, limits)
-    if parameters.objective is None:
-        return instance
-    return replace(instance, objective=parameters.objective)
+    if parameters.objective is not None:
+        instance = replace(instance, objective=parameters.objective)
+    if instance.objective not in FINITE_OBJECTIVES:
+        names = " or ".join(objective.value for objective in FINITE_OBJECTIVES)
+        msg = (
+            f"{path}: objective = {instance.objective.value}: only schedules of one"
+            f" batch are compared; give --objective {names}"
+        )
+        raise NotApplicableError(msg)
+    return instance
 
 
 def _print_comparison(comparison: Comparison, number: int) -> None:

@@ -27,6 +27,15 @@ def _finite(value: float) -> float:
     return value
 
 
+class PlacementChoice(StrEnum):
+    """Where ``solve`` places the stages."""
+
+    LINEAR = "linear"
+    LOOPED = "looped"
+    V = "v"
+    ANY = "any"
+
+
 InstancePath = Annotated[
     Path, typer.Argument(metavar="INSTANCE", help="Instance file, JSON or YAML.")
 ]
@@ -64,6 +73,14 @@ ObjectiveOption = Annotated[
     Objective | None,
     typer.Option(
         "--objective", help="What is minimised.  [default: what the instance says]"
+    ),
+]
+PlacementOption = Annotated[
+    PlacementChoice | None,
+    typer.Option(
+        "--placement",
+        help="Place the stages so; any: search for the best placement, all at equal"
+        " memory.  [default: what the instance says]",
     ),
 ]
 Reproducible = Annotated[

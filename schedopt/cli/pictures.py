@@ -10,7 +10,6 @@ from schedopt.cli.saving import check_writable
 from schedopt.cli.stored import schedule_of
 from schedopt.formats import Limits, load_schedule
 from schedopt.report.gantt_text import gantt_fits, gantt_text
-from schedopt.report.picture import save_picture
 from schedopt.schedule import Schedule
 
 WIDEST_PLAIN = 100  # columns of a chart that does not go to a terminal
@@ -29,6 +28,8 @@ def print_gantt(schedule: Schedule, *, wanted: bool | None) -> None:
 
 def plot(path: Path, output: Path, limits: Limits) -> int:
     """Draw a schedule file as a picture."""
+    from schedopt.report.picture import save_picture  # noqa: PLC0415 - loads matplotlib
+
     check_writable(output)
     file = load_schedule(path, limits)
     if not file.ops:

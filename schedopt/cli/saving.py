@@ -78,6 +78,7 @@ def save_solution(path: Path, solution: Solution) -> None:
         reason=solution.reason,
         trace=() if reproducible else solution.trace,
         memory_edges=with_memory_edges(solution.schedule).memory_edges,
+        steady=solution.periodic,
         graph=solution.graph,
     )
     _write_verified(path, document)
@@ -87,13 +88,14 @@ def save_schedule(
     path: Path, instance: Instance, graph: OpGraph, schedule: Schedule, method: str
 ) -> None:
     """Write a schedule of which only its times are known: no bound, no search."""
+    objective = instance.objective.of_finite
     document = schedule_document(
         instance,
         schedule,
         method=method,
         status=Status.FEASIBLE,
-        objective=instance.objective,
-        value_ticks=schedule.value(instance.objective),
+        objective=objective,
+        value_ticks=schedule.value(objective),
         lower_bound_ticks=None,
         wall_seconds=None,
         seed=None,

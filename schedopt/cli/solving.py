@@ -6,20 +6,34 @@ import time
 from pathlib import Path
 
 from schedopt.build import build_graph
+from schedopt.build.placements import placed
 from schedopt.build.quantities import units_of
 from schedopt.cli.exits import DONE, INTERRUPTED, REFUSED
-from schedopt.cli.options import file_stem
-from schedopt.cli.output import complain, print_json, print_lines
+from schedopt.cli.options import PlacementChoice, file_stem
+from schedopt.cli.output import (
+    complain,
+    print_json,
+    print_lines,
+    print_rich,
+    print_text,
+)
 from schedopt.cli.pictures import print_gantt
 from schedopt.cli.progress import showing_progress
 from schedopt.cli.saving import check_writable, free_path, save_solution
+from schedopt.errors import NotApplicableError
 from schedopt.formats import Limits, load_instance
-from schedopt.instance import Objective
+from schedopt.formats.complaints import one_line
+from schedopt.instance import Instance, Objective, Placement
 from schedopt.opgraph import Units
 from schedopt.report.documents import Bound, bounds_document, solution_document
+from schedopt.report.placements import (
+    placements_document,
+    placements_notes,
+    placements_table,
+)
 from schedopt.report.quantities import seconds_text, time_text
 from schedopt.report.summary import solution_lines
-from schedopt.solve import bounds_of
+from schedopt.solve import PlacementSearch, bounds_of, solve_placements
 from schedopt.solve import solve as solve_instance
 from schedopt.solve.interrupts import TERMINATION, hearing_interrupts
 from schedopt.solve.solution import Solution, SolveParameters, Status
@@ -33,6 +47,7 @@ def solve(
     parameters: SolveParameters,
     limits: Limits,
     *,
+    placement: PlacementChoice | None = None,
     as_json: bool,
     gantt: bool | None,
 ) -> int:
@@ -40,22 +55,58 @@ def solve(
     check_writable(output)
     with hearing_interrupts(*TERMINATION) as interrupts:
         with interrupts.let_in():
-            instance = load_instance(path, limits)
+            instance = _load(path, placement, limits)
+        search = None
         with showing_progress(units_of(instance)) as progress:
-            solution = solve_instance(instance, parameters, progress)
+            if placement is PlacementChoice.ANY:
+                search = solve_placements(instance, parameters, progress, limits=limits)
+            solution = (
+                search.best
+                if search
+                else solve_instance(instance, parameters, progress)
+            )
         if solution.interrupted and output is None and solution.schedule is not None:
             output = free_path(f"{file_stem(instance.name)}.schedule.json")
         if output is not None and solution.schedule is not None:
             save_solution(output, solution)
-    _print(solution, as_json=as_json, gantt=gantt)
+    _print(solution, search, as_json=as_json, gantt=gantt)
     return _outcome(path, solution, output)
 
 
-def _print(solution: Solution, *, as_json: bool, gantt: bool | None) -> None:
+def _load(path: Path, placement: PlacementChoice | None, limits: Limits) -> Instance:
+    """The instance, placed as it is asked for."""
+    instance = load_instance(path, limits)
+    if placement is None or placement is PlacementChoice.ANY:
+        return instance
+    try:
+        return placed(instance, Placement(placement.value), limits)
+    except NotApplicableError as error:
+        msg = f"{path}: cannot be placed as --placement {placement.value} asks: {error}"
+        raise NotApplicableError(msg) from None
+
+
+def _print(
+    solution: Solution,
+    search: PlacementSearch | None,
+    *,
+    as_json: bool,
+    gantt: bool | None,
+) -> None:
     if as_json:
-        print_json(solution_document(solution))
-    elif solution.schedule is not None:
+        document = solution_document(solution)
+        if search is not None:
+            document["placements"] = placements_document(search)
+        print_json(document)
+        return
+    if solution.schedule is not None:
         print_lines(solution_lines(solution))
+    if search is not None:
+        print_text("")
+        print_rich(placements_table(search))
+        print_text("")
+        for note in placements_notes(search):
+            print_text(one_line(note))
+    if solution.schedule is not None:
         print_gantt(solution.schedule, wanted=gantt)
 
 

@@ -2,10 +2,11 @@
 
 Reading order: ``rules`` (the problem as one function per rule), ``variables``,
 ``model`` (build, run, read off), ``projection`` (what one device sees), ``members``
-(how the portfolio uses them).
+(how the portfolio uses them); ``modulo`` and ``cycles`` for the steady state.
 """
 
 from schedopt.cpsat.coarse import exact_scale
+from schedopt.cpsat.cycles import CycleSearch, search_cycles
 from schedopt.cpsat.ends import two_ends
 from schedopt.cpsat.members import project_bound, prove, solve_graph
 from schedopt.cpsat.model import Effort, Outcome, Result, build_model, run
@@ -17,6 +18,7 @@ __all__ = [
     "PROBLEM",
     "REDUNDANT",
     "SYMMETRY",
+    "CycleSearch",
     "Effort",
     "Outcome",
     "Result",
@@ -27,6 +29,7 @@ __all__ = [
     "project_bound",
     "prove",
     "run",
+    "search_cycles",
     "solve_graph",
     "two_ends",
 ]

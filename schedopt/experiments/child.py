@@ -149,6 +149,7 @@ def _keep(outcome: Outcome, job: Message, parameters: SolveParameters) -> bool:
             versions=job["versions"],
             reason=outcome.reason,
             trace=outcome.trace,
+            steady=outcome.periodic,
             graph=graph,
         ),
     )

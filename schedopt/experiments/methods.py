@@ -9,10 +9,11 @@ from typing import Any, cast
 
 from schedopt.errors import NotApplicableError
 from schedopt.experiments.record import RunStatus
-from schedopt.instance import Instance, Objective
+from schedopt.instance import FINITE_OBJECTIVES, Instance, Objective
 from schedopt.opgraph import OpGraph
 from schedopt.schedule import Schedule
 from schedopt.solve.solution import Solution, SolveParameters, TraceEntry
+from schedopt.steady import Periodic
 
 DEFAULT_REGISTRY = "schedopt.experiments.methods:registry"
 ALL_BASELINES = "baselines"
@@ -48,6 +49,7 @@ class Outcome:
     member: str = ""
     trace: tuple[TraceEntry, ...] = ()
     reason: str = ""
+    periodic: Periodic | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +164,7 @@ def _solve(instance: Instance, parameters: SolveParameters) -> Outcome:
         member=solution.method,
         trace=solution.trace,
         reason=solution.reason,
+        periodic=solution.periodic,
     )
 
 
@@ -179,6 +182,9 @@ class _Baseline:
 
         run = run_baseline(BASELINES[self.name], instance)
         objective = parameters.objective or instance.objective
+        if objective not in FINITE_OBJECTIVES:
+            msg = f"a hand-made schedule of one batch has no {objective.value}"
+            raise NotApplicableError(msg)
         if not run.fits:
             raise NotApplicableError(_over(run.schedule))
         schedule = run.schedule

@@ -60,6 +60,9 @@ _placement = values.word(tuple(p for p in Placement if p is not Placement.EXPLIC
 _objective = values.word(Objective)
 _recompute = values.word(("none", "full"))
 _resolution = values.power_of_ten(-9, 0)
+TimeUnit = Annotated[str, _time_unit.validator, _time_unit.json_schema]
+MemoryUnit = Annotated[str, _memory_unit.validator, _memory_unit.json_schema]
+Resolution = Annotated[Number, _resolution.validator, _resolution.json_schema]
 
 TIME = "time_unit"
 MEMORY = "memory_unit"
@@ -225,11 +228,9 @@ class InstanceFields(Strict):
     )
     name: Name = field("what tables call the instance")
     source: Source = field("where the numbers come from", default="")
-    time_unit: Annotated[str, _time_unit.validator, _time_unit.json_schema] = field(
-        "unit of every duration", default="us"
-    )
-    memory_unit: Annotated[str, _memory_unit.validator, _memory_unit.json_schema] = (
-        field("unit of every size but output_bytes", default="MiB")
+    time_unit: TimeUnit = field("unit of every duration", default="us")
+    memory_unit: MemoryUnit = field(
+        "unit of every size but output_bytes", default="MiB"
     )
     microbatches: Count = field(
         "how many microbatches a batch has", unit="microbatches"
@@ -266,17 +267,16 @@ class InstanceFields(Strict):
     microbatch_scale: list[Positive] = field(
         "for each microbatch a factor on its durations; empty means 1", default=[]
     )
-    resolution: Annotated[Number, _resolution.validator, _resolution.json_schema] = (
-        field(
-            "length of a tick in time_unit and of a grain in memory_unit, to which"
-            " every number is rounded once",
-            default=1e-6,
-        )
+    resolution: Resolution = field(
+        "length of a tick in time_unit and of a grain in memory_unit, to which every"
+        " number is rounded once",
+        default=1e-6,
     )
     objective: Annotated[Objective, _objective.validator, _objective.json_schema] = (
         field(
-            "what is minimised: the last end of all (makespan), or the longest"
-            " device's own (device-span)",
+            "what is minimised: the last end of all (makespan), the longest device's"
+            " own (device-span), or the time per microbatch of a cycle that repeats"
+            " (period)",
             default=Objective.MAKESPAN,
         )
     )

@@ -7,6 +7,11 @@ import json
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from schedopt.formats.best_known_model import (
+    BestKnownFile,
+    EntryFields,
+    FinderFields,
+)
 from schedopt.formats.instance_model import (
     CommunicationFields,
     DeviceFields,
@@ -19,6 +24,7 @@ from schedopt.formats.schedule_model import (
     BubbleRatioFields,
     OpFields,
     ScheduleFile,
+    SteadyFields,
     TraceFields,
 )
 
@@ -31,12 +37,16 @@ MODELS: dict[str, type[BaseModel]] = {
     "schedule": ScheduleFile,
     "bubble_ratio": BubbleRatioFields,
     "trace": TraceFields,
+    "steady": SteadyFields,
     "op": OpFields,
+    "best_known": BestKnownFile,
+    "entry": EntryFields,
+    "finder": FinderFields,
 }
 
 
 def reference_tables() -> dict[str, str]:
-    """For each mapping of the two formats the Markdown table of its fields."""
+    """For each mapping of the formats the Markdown table of its fields."""
     return {name: _table(model) for name, model in MODELS.items()}
 
 

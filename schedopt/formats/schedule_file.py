@@ -42,6 +42,17 @@ class TracePoint(Protocol):
     def member(self) -> str: ...  # noqa: D102 (likewise)
 
 
+class Cycle(Protocol):
+    """A periodic schedule: one cycle's starts, ticks; see ``schedopt.steady``."""
+
+    @property
+    def cycle(self) -> int: ...  # noqa: D102 (explained by the class)
+    @property
+    def period(self) -> int: ...  # noqa: D102 (likewise)
+    @property
+    def starts(self) -> Mapping[Op, int]: ...  # noqa: D102 (likewise)
+
+
 class TimedOp(NamedTuple):
     """A row of a schedule file with its times in ticks."""
 
@@ -149,6 +160,7 @@ def schedule_document(  # noqa: PLR0913 (one keyword per field of the format)
     reason: str = "",
     trace: Sequence[TracePoint] = (),
     memory_edges: Iterable[tuple[Op, Op]] = (),
+    steady: Cycle | None = None,
     graph: OpGraph | None = None,
 ) -> dict[str, Any]:
     """The document of a schedule, or of the fact that there is none.
@@ -161,6 +173,8 @@ def schedule_document(  # noqa: PLR0913 (one keyword per field of the format)
         In ticks of the instance's resolution.
     value_ticks, lower_bound_ticks
         Of the objective.
+    steady
+        The periodic schedule, if the objective is the period.
     graph
         The op graph with its choices, if the schedule's own has them made already; the
         rows' ``alternative`` comes from it.
@@ -201,6 +215,7 @@ def schedule_document(  # noqa: PLR0913 (one keyword per field of the format)
             for point in trace
         ],
         "memory_edges": [[str(one), str(other)] for one, other in memory_edges],
+        **({} if steady is None else {"steady": _steady(steady, time)}),
         "ops": [] if schedule is None else _rows(schedule, graph, time),
     }
 
@@ -239,6 +254,14 @@ def _ticks(time: Number, per_unit: int) -> int:
         return round(time * per_unit)
     # The decimal text of a float is the time; its binary value is only near it.
     return round(Fraction(repr(time)) * per_unit)
+
+
+def _steady(steady: Cycle, time: _TimeInUnits) -> dict[str, Any]:
+    return {
+        "cycle": time(steady.cycle),
+        "microbatches": len({op.microbatch for op in steady.starts}),
+        "starts": {str(op): time(start) for op, start in steady.starts.items()},
+    }
 
 
 def _measures(schedule: Schedule | None, time: _TimeInUnits) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from schedopt.formats.instance_file import instance_of
 from schedopt.formats.instance_model import (
     MEMORY,
     TIME,
+    Count,
     Index,
     InstanceFields,
     Name,
@@ -57,6 +58,18 @@ class BubbleRatioFields(Strict):
 
     makespan: Share = field("with T = makespan")
     device_span: Share = field("with T = device span")
+
+
+class SteadyFields(Strict):
+    """A periodic schedule: the ops of one cycle, which repeats."""
+
+    cycle: Total = field("length of a cycle", unit=TIME)
+    microbatches: Count = field("microbatches of a cycle", unit="microbatches")
+    starts: dict[Name, Total] = field(
+        "for each op of microbatches 0 to `microbatches` - 1 its start; the same ops"
+        " of the next cycle start `cycle` later",
+        unit=TIME,
+    )
 
 
 class TraceFields(Strict):
@@ -159,6 +172,10 @@ class ScheduleFile(Strict):
         "pairs of ops [releasing, waiting]: the second waits for the memory that the"
         " first frees",
         default=[],
+    )
+    steady: SteadyFields | None = field(
+        "the periodic schedule whose period is the value; absent for other objectives",
+        default=None,
     )
     ops: list[OpFields] = field("every op with its times; empty without a schedule")
 

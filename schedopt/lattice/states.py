@@ -127,7 +127,7 @@ def lattices_of(
             if not len(part.op):
                 return None
             parts[stream] = part
-            left -= len(part.op)
+        left -= share if part is None else len(part.op)  # looking took the time
     return _joined(problem, parts)
 
 
@@ -172,6 +172,18 @@ def _fillers(problem: Problem, stream: int) -> npt.NDArray[np.bool_]:
     alone = (arrays.places[classes] >= 0).sum(axis=1) == 1
     found: npt.NDArray[np.bool_] = alone & (arrays.following[classes, 0] < 0)
     return found
+
+
+def fillers_left_out(problem: Problem, lattices: Lattices) -> Ints:
+    """The classes that each stream's lattice leaves out; rows end with -1."""
+    arrays = problem.arrays
+    rows: list[list[int]] = []
+    for stream in range(len(problem.streams)):
+        places = slice(arrays.first_place[stream], arrays.first_place[stream + 1])
+        found = arrays.class_at[places][_fillers(problem, stream)]
+        rows.append(found.tolist() if lattices.is_filled[stream] else [])
+    width = max(map(len, rows), default=0) + 1
+    return np.array([row + [-1] * (width - len(row)) for row in rows], np.int64)
 
 
 def _joined(problem: Problem, parts: dict[int, _Part]) -> Lattices:

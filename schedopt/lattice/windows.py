@@ -11,7 +11,12 @@ from schedopt.compiled import compiled
 from schedopt.lattice import propagation, shaving
 from schedopt.lattice.problem import Arrays, Ints, Problem
 from schedopt.lattice.propagation import memo_of, trial_of
-from schedopt.lattice.states import Lattices, lattices_of, thinned
+from schedopt.lattice.states import (
+    Lattices,
+    fillers_left_out,
+    lattices_of,
+    thinned,
+)
 from schedopt.ops import Op
 
 _HELPERS = (
@@ -76,9 +81,14 @@ class Windows:
         return len(self._lattices.op)
 
     @property
-    def guide(self) -> tuple[Problem, Lattices, Ints]:
-        """The problem, its lattices, and the latest time from each of their states."""
-        return self._problem, self._lattices, self._memo.late
+    def guide(self) -> tuple[Problem, Lattices, Ints, Ints]:
+        """The problem, its lattices, and by state L and U (``propagation``)."""
+        return self._problem, self._lattices, self._memo.late, self._memo.spare
+
+    @property
+    def fillers(self) -> Ints:
+        """The classes that each stream's lattice leaves out; rows end with -1."""
+        return fillers_left_out(self._problem, self._lattices)
 
     @property
     def is_filled(self) -> bool:
@@ -87,8 +97,12 @@ class Windows:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every op is a step of its streams' lattices."""
-        return bool((self._lattices.span_end >= 0).all())
+        """Whether every op is a step of its streams' lattices, or a filler there."""
+        lattices, arrays = self._lattices, self._problem.arrays
+        is_filler = np.isin(arrays.class_at, self.fillers)
+        is_step = lattices.span_end[lattices.first_span[:-1]] >= 0
+        counts = np.diff(lattices.first_span)
+        return bool((is_filler | is_step | (counts == 0)).all())
 
     def windows(self) -> Mapping[Op, tuple[int, int]]:
         """Each op's earliest start and latest end."""

@@ -184,7 +184,7 @@ def _baseline_row(
     # A schedule that exceeds the limit may be shorter than the bound, which obeys it.
     gap = None
     if bounds and run.fits:
-        ticks = run.schedule.value(instance.objective)
+        ticks = run.schedule.value(instance.objective.of_finite)
         value = Fraction(ticks, run.graph.units.ticks_per_unit)
         gap = float((value - max(bounds)) / value) if value else 0.0
     return Row(

@@ -15,6 +15,7 @@ from schedopt.opgraph import OpGraph, Units
 from schedopt.report.comparison import Comparison, Row
 from schedopt.schedule import Schedule
 from schedopt.solve.solution import Solution
+from schedopt.steady import Periodic
 from schedopt.verify import Violation
 
 Document = dict[str, Any]
@@ -44,6 +45,7 @@ def solution_document(solution: Solution) -> Document:
         "gap": solution.gap,
         "best_baseline": best and {"name": best[0], "value": units.time_of(best[1])},
         **_measures(solution.schedule, solution.graph),
+        "steady": solution.periodic and _steady(solution.periodic),
         "method": solution.method,
         "seed": solution.parameters.seed,
         "wall_seconds": None if reproducible else solution.wall_seconds,
@@ -58,6 +60,20 @@ def solution_document(solution: Solution) -> Document:
             }
             for entry in solution.trace
         ],
+    }
+
+
+def _steady(periodic: Periodic) -> Document:
+    """A steady state: one cycle."""
+    units = periodic.graph.units
+    return {
+        "period": units.time_of(periodic.period),
+        "cycle": units.time_of(periodic.cycle),
+        "microbatches": periodic.problem.microbatches,
+        "bubble_ratio": periodic.bubble_ratio,
+        "in_flight": list(periodic.in_flight),
+        "peak_memory": [units.memory_of(peak) for peak in periodic.peak_memory],
+        "starts": {str(op): units.time_of(t) for op, t in periodic.starts.items()},
     }
 
 

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from itertools import groupby
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from schedopt.opgraph import Units
+from schedopt.opgraph import OpGraph, Units
 from schedopt.report.quantities import memory_text
 from schedopt.schedule import Schedule
 
 _MOST_LINES = 8
+
+
+class WithPeaks(Protocol):
+    """A schedule, periodic or not: each device's peak memory on its op graph."""
+
+    @property
+    def graph(self) -> OpGraph: ...  # noqa: D102 (explained by the class)
+    @property
+    def peak_memory(self) -> tuple[int, ...]: ...  # noqa: D102 (likewise)
 
 
 class DevicePeak(NamedTuple):
@@ -26,7 +35,7 @@ class DevicePeak(NamedTuple):
         return self.peak / self.limit if self.limit else 0.0
 
 
-def device_peaks(schedule: Schedule) -> tuple[DevicePeak, ...]:
+def device_peaks(schedule: WithPeaks) -> tuple[DevicePeak, ...]:
     """Every device's peak, in device order."""
     return tuple(
         DevicePeak(index, device.name, peak, device.limit)
@@ -50,7 +59,7 @@ def peak_text(peak: DevicePeak, units: Units) -> str:
     return f"{used} of {memory_text(peak.limit, units)} {units.memory}{share}"
 
 
-def peak_lines(schedule: Schedule) -> tuple[str, ...]:
+def peak_lines(schedule: WithPeaks) -> tuple[str, ...]:
     """A line per run of neighbours with the same peak and limit; or a dense list.
 
     If there were many lines, they are one for the device that is closest to its limit,

@@ -15,6 +15,7 @@ from schedopt.report.quantities import (
 )
 from schedopt.schedule import Schedule
 from schedopt.solve.solution import Solution, Status
+from schedopt.steady import Periodic
 
 Line = tuple[str, str]
 """A label and its value; a line that continues the one above has an empty label."""
@@ -31,7 +32,10 @@ def solution_lines(solution: Solution) -> list[Line]:
     """A solution: size, baseline, value, bound, gap, bubbles, memory, status."""
     bound = time_text(solution.lower_bound, solution.graph.units)
     lines = instance_lines(solution.instance, len(solution.graph.ops))
-    lines.append(("best hand-made", _best_baseline(solution)))
+    if solution.periodic is not None:
+        lines += periodic_lines(solution.periodic)
+    else:
+        lines.append(("best hand-made", _best_baseline(solution)))
     if solution.schedule is not None:
         lines += schedule_lines(solution.schedule)
     lines += [
@@ -95,6 +99,27 @@ def schedule_lines(schedule: Schedule) -> list[Line]:
             f" T = device span ({BUBBLE_FORMULA})",
         ),
         *((("" if i else "peak memory"), peak) for i, peak in enumerate(peaks)),
+    ]
+
+
+def periodic_lines(periodic: Periodic) -> list[Line]:
+    """A steady state: period, cycle, bubble ratio, what is in flight, peak memory."""
+    units = periodic.graph.units
+    count = count_text(periodic.problem.microbatches, "microbatch", "microbatches")
+    in_flight = ", ".join(map(str, periodic.in_flight))
+    last = len(periodic.graph.devices) - 1
+    return [
+        ("period", f"{time_text(periodic.period, units)} per microbatch"),
+        ("cycle", f"{time_text(periodic.cycle, units)} for {count}"),
+        (
+            "steady bubble",
+            f"{share_text(periodic.bubble_ratio)} for T = cycle ({BUBBLE_FORMULA})",
+        ),
+        ("in flight", f"{in_flight} microbatches on devices 0 to {last}"),
+        *(
+            (("" if i else "steady memory"), peak)
+            for i, peak in enumerate(peak_lines(periodic))
+        ),
     ]
 
 

@@ -25,6 +25,12 @@ _COMPILE_FROM = 250
 _MOST_STEPS = 25_000_000
 """Steps of the lattices that guide."""
 
+_MOST_FULL = 2_000
+"""Steps from which on a stream's lattice leaves out fillers: it guides as well."""
+
+_ANNEAL_UP_TO = 20_000
+"""Ops from which on the moves of annealing are too few to help."""
+
 _LEEWAY = 1.03
 """The guiding windows are those of schedules this much longer than the best one."""
 
@@ -106,7 +112,8 @@ class Searcher:
         for number in count():
             yield from self._climb(number)
             yield from self._renew_windows()
-            yield from self._anneal(number)
+            if len(self._problem.ops) <= _ANNEAL_UP_TO or self._guiding is None:
+                yield from self._anneal(number)
 
     # -- greedy rules -------------------------------------------------------------
 
@@ -121,6 +128,7 @@ class Searcher:
                 self._problem,
                 end,
                 most_steps=_MOST_STEPS,
+                most_full=_MOST_FULL,
                 compile_loops=self._compile,
             )
             assert self._windows is not None, "the best schedule keeps them"
@@ -130,16 +138,22 @@ class Searcher:
         else:
             return
         yield "windows"
-        if self._windows.is_whole:
+        if self._guiding is not None:
             for _ in self._windows.settle(compile_loops=self._compile):
                 yield "windows"
             self.spent += self._windows.visits * _S_PER_VISIT
 
+    @property
+    def _guiding(self) -> Windows | None:
+        """The windows, if they can guide."""
+        windows = self._windows
+        return windows if windows is not None and windows.is_whole else None
+
     def _draw(self) -> Iterator[str]:
         """Random rules."""
         until = self.spent + _CLIMB_S[0]
-        windows = self._windows
-        while windows is not None and windows.is_whole and self.spent < until:
+        windows = self._guiding
+        while windows is not None and self.spent < until:
             self._keep(self._climber.draw(windows, compile_loops=self._compile))
             self._spend_guided()
             yield "guided"
@@ -147,9 +161,9 @@ class Searcher:
     def _climb(self, number: int) -> Iterator[str]:
         """Better rules near the best, with and without a guide."""
         seconds = _CLIMB_S[min(number, len(_CLIMB_S) - 1)]
-        windows = self._windows
+        windows = self._guiding
         guided_s = 0.0
-        if windows is not None and windows.is_whole:
+        if windows is not None:
             guided_s = seconds * (1 - _GRID_SHARE)
         until = self.spent + guided_s
         while windows is not None and self.spent < until:

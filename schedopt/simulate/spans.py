@@ -23,13 +23,15 @@ from schedopt.simulate.replay import follow, simulate
 def best_times(graph: OpGraph, order: Order, objective: Objective) -> Schedule:
     """The schedule of ``order`` with the least value of the objective.
 
+    For the period it is the one with the least makespan.
+
     Raises
     ------
     OrderError
         As ``simulate`` does.
     """
     match objective:
-        case Objective.MAKESPAN:
+        case Objective.MAKESPAN | Objective.PERIOD:
             return simulate(graph, order)
         case Objective.DEVICE_SPAN:
             return with_least_spans(graph, order)

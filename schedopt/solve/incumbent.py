@@ -16,7 +16,8 @@ from schedopt.instance import Objective
 from schedopt.opgraph import OpGraph
 from schedopt.schedule import Schedule
 from schedopt.solve.solution import TraceEntry
-from schedopt.verify import violations
+from schedopt.steady import Periodic
+from schedopt.verify import Violation, steady_violations, violations
 
 Progress = Callable[[TraceEntry], None]
 
@@ -34,12 +35,16 @@ class Verdict(StrEnum):
 
 
 class _Best(NamedTuple):
-    """Kept together, so that an interrupt finds the old one or the new one."""
+    """Kept together, so that an interrupt finds the old one or the new one.
 
-    schedule: Schedule
+    For the period ``periodic`` counts, and there is no schedule yet.
+    """
+
+    schedule: Schedule | None
     value: int
     method: str
     rank: tuple[int, int, int]
+    periodic: Periodic | None = None
 
 
 class Incumbent:
@@ -60,8 +65,13 @@ class Incumbent:
 
     @property
     def schedule(self) -> Schedule | None:
-        """The best schedule; it has passed the verifier."""
+        """The best schedule; it has passed the verifier. None for the period."""
         return None if self._best is None else self._best.schedule
+
+    @property
+    def periodic(self) -> Periodic | None:
+        """The best periodic schedule, if the objective is the period; also verified."""
+        return None if self._best is None else self._best.periodic
 
     @property
     def value(self) -> int | None:
@@ -95,6 +105,20 @@ class Incumbent:
         if self._best is not None and rank >= self._best.rank:
             return Verdict.NO_BETTER
         broken = violations(self.graph, schedule.start)
+        return self._judge(_Best(schedule, value, member, rank), broken)
+
+    def offer_periodic(self, periodic: Periodic, member: str) -> Verdict:
+        """The same where the objective is the period."""
+        value = periodic.period
+        rank = (value, sum(periodic.peak_memory), sum(periodic.start))
+        if self._best is not None and rank >= self._best.rank:
+            return Verdict.NO_BETTER
+        broken = steady_violations(self.graph, periodic.starts, periodic.cycle)
+        return self._judge(_Best(None, value, member, rank, periodic), broken)
+
+    def _judge(self, best: _Best, broken: tuple[Violation, ...]) -> Verdict:
+        """Take what is of better rank and breaks no rule; distrust bounds above it."""
+        value, member = best.value, best.method
         if broken:
             self.complaints.append(f"{member} offered an invalid schedule: {broken[0]}")
             return Verdict.REFUSED
@@ -102,8 +126,7 @@ class Incumbent:
         for source in wrong:
             self._distrust(source, self._bounds[source], value)
         improved = self._best is None or value < self._best.value
-        method = member if improved else self.method
-        self._best = _Best(schedule, value, method, rank)
+        self._best = best if improved else best._replace(method=self.method)
         if improved or wrong:
             self._record(member)
         return Verdict.IMPROVED if improved else Verdict.NO_BETTER

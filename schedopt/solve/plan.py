@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from itertools import count
+from itertools import chain, count
 
 from schedopt.bounds import memory_device_bounds
+from schedopt.instance import Objective
 from schedopt.opgraph import OpGraph
 from schedopt.solve.incumbent import Incumbent
 from schedopt.solve.solution import SolveParameters
 from schedopt.solve.tasks import Task, TaskKind, starts_of
+from schedopt.steady import pattern_length
 
 _LARGEST_FOR_CPSAT = 6000
 """Ops up to which the whole problem is given to CP-SAT."""
@@ -25,8 +27,17 @@ _LARGEST_PROJECTION = 1500
 _SMALL = 300
 """Ops up to which the whole problem is soon proven, so that projections are brief."""
 
+_LARGE = 20_000
+"""Ops from which on hand-made schedules and quick bounds are left to workers."""
+
+_BASELINES_S = 15.0
+
 _LEAST_EFFORT_S = 0.01
 _FIRST_CPSAT_S = 20.0
+_CYCLE_LENGTHS = (1, 2, 3, 4)
+"""Microbatches of a cycle, in units of the least possible."""
+
+_CYCLE_SLICES_S = (5.0, 10.0, 20.0)
 _SEARCH_SLICES_S = (3.0, 5.0, 8.0, 12.0)
 
 
@@ -40,11 +51,19 @@ class Plan:
         self._parameters = parameters
         self._deadline = deadline
         self._given_up: set[TaskKind] = set()
+        self._closed_cycles: set[int] = set()
         self._spent_s = 0.0
 
     def give_up(self, kind: TaskKind) -> None:
         """Ask for no more tasks of a kind."""
         self._given_up.add(kind)
+
+    def close(self, task: Task) -> None:
+        """Ask for no more tasks like this one, which has nothing left to do."""
+        if task.kind is TaskKind.MODULO:
+            self._closed_cycles.add(task.cycle_microbatches)
+        else:
+            self.give_up(task.kind)
 
     def account(self, seconds: float) -> None:
         """Take note of a task's deterministic effort; no task is free."""
@@ -63,26 +82,76 @@ class Plan:
     def sides(self) -> list[Iterator[Task]]:
         """One side per worker: a single one takes turns, further ones search too."""
         seed = self._parameters.seed
+        if self._incumbent.objective is Objective.PERIOD:
+            return self._cycle_sides(seed)
         proving, searching = self._proofs(seed), self._searches(seed)
         if self._parameters.workers == 1 or self._parameters.reproducible:
             return [_in_turns(proving, searching)]
         more = (self._searches(seed + n) for n in range(2, self._parameters.workers))
         return [proving, searching, *more]
 
+    def _cycle_sides(self, seed: int) -> list[Iterator[Task]]:
+        """Modulo scheduling: one side for the shortest cycle, others for longer ones.
+
+        A single side takes turns; where there are more sides than lengths they search
+        with other seeds.
+        """
+        shortest = pattern_length(self._graph)
+        if shortest is None:
+            return []
+        total = len(self._graph.microbatches)
+        counts = [k * shortest for k in _CYCLE_LENGTHS if k * shortest <= total]
+        sides = self._parameters.workers
+        if sides == 1 or self._parameters.reproducible:
+            return [self._cycles(counts, seed)]
+        first = chain(self._cycles(counts[:1], seed), self._cycles(counts[1:], seed))
+        more = (self._cycles(counts[1:], seed + side) for side in range(1, sides))
+        return [first, *more]
+
+    def _cycles(self, counts: list[int], seed: int) -> Iterator[Task]:
+        """Cycles of several lengths in turn, for longer every time."""
+        for effort in count():
+            seconds = _CYCLE_SLICES_S[min(effort, len(_CYCLE_SLICES_S) - 1)]
+            if self._closed_cycles.issuperset(counts):
+                return
+            for microbatches in counts:
+                if TaskKind.MODULO in self._given_up:
+                    return
+                if microbatches in self._closed_cycles:
+                    continue
+                yield self._task(
+                    TaskKind.MODULO,
+                    seconds,
+                    seed,
+                    effort=effort,
+                    cycle_microbatches=microbatches,
+                )
+
     def _searches(self, seed: int) -> Iterator[Task]:
         """Search in slices, each from the best known schedule."""
         for effort in count():
+            if self._makes_baselines(seed):
+                yield self._task(TaskKind.BASELINES, _BASELINES_S, seed, effort=effort)
             if TaskKind.SEARCH in self._given_up:
                 return
             seconds = _SEARCH_SLICES_S[min(effort, len(_SEARCH_SLICES_S) - 1)]
             yield self._task(TaskKind.SEARCH, seconds, seed, effort=effort)
 
+    def _makes_baselines(self, seed: int) -> bool:
+        """Whether the first searching side is to make hand-made schedules, too."""
+        return (
+            is_large(self._graph)
+            and seed == self._parameters.seed
+            and TaskKind.BASELINES not in self._given_up
+        )
+
     def _proofs(self, seed: int) -> Iterator[Task]:
         """Bounds of single devices, tightest first, then the whole problem."""
         for effort in range(8):
-            if TaskKind.WINDOWS in self._given_up:
-                break
-            yield self._task(TaskKind.WINDOWS, 5.0, seed, effort=effort)
+            if effort == 2 and is_large(self._graph):
+                yield self._task(TaskKind.QUICK_BOUNDS, 30.0, seed)
+            if TaskKind.WINDOWS not in self._given_up:
+                yield self._task(TaskKind.WINDOWS, 5.0, seed, effort=effort)
         if self._holds_several_stages():
             yield from self._ends(seed)
         else:
@@ -109,7 +178,7 @@ class Plan:
 
     def _projections(self, seed: int) -> Iterator[Task]:
         largest = max((len(ops) for ops in self._graph.streams.values()), default=0)
-        if largest > _LARGEST_PROJECTION:
+        if largest > _LARGEST_PROJECTION or is_large(self._graph):
             return
         lengths = (2.0,) if len(self._graph.ops) <= _SMALL else (4.0, 12.0)
         for effort, seconds in enumerate(lengths):
@@ -139,6 +208,7 @@ class Plan:
         *,
         devices: tuple[int, ...] = (),
         effort: int = 0,
+        cycle_microbatches: int = 0,
     ) -> Task:
         best, upper = self._incumbent.schedule, self._incumbent.value
         left = self._deadline - time.monotonic()
@@ -154,8 +224,14 @@ class Plan:
             upper_bound=_serial_length(self._graph) if upper is None else upper,
             devices=devices,
             effort=effort,
+            cycle_microbatches=cycle_microbatches,
             deterministic=self._parameters.reproducible,
         )
+
+
+def is_large(graph: OpGraph) -> bool:
+    """Whether hand-made schedules and quick bounds are left to workers."""
+    return len(graph.ops) > _LARGE
 
 
 def _serial_length(graph: OpGraph) -> int:

@@ -16,7 +16,7 @@ from itertools import count
 from types import TracebackType
 
 from schedopt.formats import instance_document
-from schedopt.instance import Instance
+from schedopt.instance import Instance, Objective
 from schedopt.solve.incumbent import Incumbent, Verdict
 from schedopt.solve.interrupts import Interrupts
 from schedopt.solve.plan import Plan
@@ -31,7 +31,12 @@ from schedopt.solve.processes import (
     event_queue,
 )
 from schedopt.solve.solution import SolveParameters
-from schedopt.solve.tasks import Starts, Task, TaskKind, schedule_from
+from schedopt.solve.tasks import (
+    Task,
+    TaskKind,
+    periodic_from,
+    schedule_from,
+)
 
 _MOST_FAILURES = 3
 """Tasks of a kind that may fail before the portfolio goes on without that kind."""
@@ -53,12 +58,13 @@ class Grace:
 
     search_s: float = 30.0
     other_s: float = 5.0
+    per_op_s: float = 5e-4
 
-    def of(self, task: Task | None) -> float:
-        """The grace of a task."""
+    def of(self, task: Task | None, ops: int) -> float:
+        """The grace of a task on so many ops; reading them in takes time, too."""
         if task is not None and task.kind is TaskKind.SEARCH:
-            return self.search_s
-        return self.other_s
+            return self.search_s + ops * self.per_op_s
+        return self.other_s + ops * self.per_op_s
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +80,11 @@ class Portfolio:
 
     Used as a context, leaving which ends all worker processes. ``start`` starts them,
     so that they load while the caller makes the first schedules.
+
+    Attributes
+    ----------
+    baselines : dict
+        The values of the hand-made schedules that workers have made, ticks.
     """
 
     def __init__(
@@ -98,6 +109,7 @@ class Portfolio:
             "objective": incumbent.objective.value,
             "memory_limit_bytes": parameters.memory_limit_bytes,
         }
+        self.baselines: dict[str, int] = {}
         self._plan = Plan(incumbent, parameters, deadline)
         self._sides = [_Side(tasks) for tasks in self._plan.sides()]
         self._numbers = count()
@@ -165,18 +177,21 @@ class Portfolio:
         self._checked_at = time.monotonic()
         for side in self._sides:
             if side.worker is not None:
-                side.worker.check(self._grace.of(side.worker.task))
+                ops = len(self._incumbent.graph.ops)
+                side.worker.check(self._grace.of(side.worker.task, ops))
 
     def _handle(self, event: Event, side: _Side, worker: WorkerProcess) -> None:
         task = worker.task
         match event:
-            case ScheduleFound(starts=starts):
-                self._take_schedule(starts, worker)
+            case ScheduleFound():
+                self._take_schedule(event, worker)
             case BoundFound(bound=bound):
                 self._take_bound(bound, worker)
             case TaskDone(spent=spent, applies=applies) if task is not None:
                 self._plan.account(spent)
-                if not applies or self._is_idle(worker, task):
+                if not applies:
+                    self._plan.close(task)
+                elif self._is_idle(worker, task):
                     self._plan.give_up(task.kind)
                 self._ask(side)
             case Ended(how=how):
@@ -190,12 +205,27 @@ class Portfolio:
         self._at_once[task.kind] = self._at_once[task.kind] + 1 if quick else 0
         return self._at_once[task.kind] >= _MOST_AT_ONCE
 
-    def _take_schedule(self, starts: Starts, worker: WorkerProcess) -> None:
-        if len(starts) != len(self._incumbent.graph.ops):
+    def _take_schedule(self, found: ScheduleFound, worker: WorkerProcess) -> None:
+        starts, cycle = found.starts, found.cycle
+        graph, member = self._incumbent.graph, found.baseline or _member(worker.task)
+        if len(starts) != len(graph.ops):
             worker.end("offered a schedule of another length and was ended")
             return
-        schedule = schedule_from(self._incumbent.graph, starts)
-        if self._incumbent.offer(schedule, _member(worker.task)) is Verdict.REFUSED:
+        if (cycle is not None) != (self._incumbent.objective is Objective.PERIOD):
+            worker.end("offered a schedule of the wrong kind and was ended")
+            return
+        if cycle is None:
+            schedule = schedule_from(graph, starts)
+            verdict = self._incumbent.offer(schedule, member)
+            if found.published and verdict is not Verdict.REFUSED:
+                value = schedule.value(self._incumbent.objective)
+                self.baselines[member] = value
+        else:
+            periodic = periodic_from(graph, starts, cycle)
+            verdict = Verdict.REFUSED
+            if periodic is not None:
+                verdict = self._incumbent.offer_periodic(periodic, member)
+        if verdict is Verdict.REFUSED:
             worker.end("offered an invalid schedule and was ended")
 
     def _take_bound(self, bound: int, worker: WorkerProcess) -> None:
@@ -249,13 +279,12 @@ def _member(task: Task | None) -> str:
 def member_name(task: Task) -> str:
     """The member as progress and results name it."""
     match task.kind:
-        case TaskKind.SEARCH:
-            return "search"
-        case TaskKind.WINDOWS:
-            return "windows"
-        case TaskKind.CPSAT:
-            return "cp-sat"
         case TaskKind.ENDS:
             return f"two ends of device {task.devices[0]}"
+        case TaskKind.MODULO:
+            count = task.cycle_microbatches
+            return f"modulo {count}" if count > 1 else "modulo"
         case TaskKind.PROJECTION:
             return f"projection of device {', '.join(map(str, task.devices))}"
+        case _:
+            return task.kind.value

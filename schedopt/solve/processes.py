@@ -34,9 +34,15 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleFound(Event):
-    """A schedule, not yet verified."""
+    """A schedule, not yet verified; a periodic one has a ``cycle``, ticks.
+
+    ``baseline`` names a hand-made one, ``published`` as in ``starts.Start``.
+    """
 
     starts: Starts
+    cycle: int | None = None
+    baseline: str | None = None
+    published: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +275,16 @@ def _event(worker: int, line: bytes) -> Event | None:
         if not isinstance(starts, list) or not all(map(_is_start, starts)):
             msg = "a schedule that is not a list of starts"
             raise ValueError(msg)
-        return ScheduleFound(worker, starts)
+        cycle = message.get("cycle")
+        if cycle is not None and not _is_start(cycle):
+            msg = "a cycle that is not a whole number of ticks"
+            raise ValueError(msg)
+        baseline = message.get("baseline")
+        if baseline is not None and not isinstance(baseline, str):
+            msg = "a hand-made schedule without a name"
+            raise ValueError(msg)
+        published = message.get("published") is True
+        return ScheduleFound(worker, starts, cycle, baseline, published)
     if "bound" in message:
         bound = message["bound"]
         if type(bound) is not int or abs(bound) > _LARGEST:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from schedopt.instance import Instance, Objective
 from schedopt.opgraph import OpGraph
 from schedopt.schedule import Schedule
+from schedopt.steady import Periodic
 
 
 class Status(StrEnum):
@@ -75,9 +76,13 @@ class Solution:
     value : int or None
         The objective's value of ``schedule``.
     lower_bound : int
-        Proven: no schedule has a smaller value.
+        Proven: no schedule has a smaller value. For the period: n microbatches take at
+        least n times as long in any schedule, periodic or not.
     method : str
         The member that made the schedule.
+    periodic : Periodic or None
+        For the objective ``period``: the periodic schedule whose period is ``value``;
+        ``schedule`` is then the batch unrolled from it.
     best_baseline : (name, value) or None
         The best hand-made schedule that fits this instance as it is written.
     reason : str
@@ -94,6 +99,7 @@ class Solution:
     method: str
     wall_seconds: float
     parameters: SolveParameters
+    periodic: Periodic | None = None
     best_baseline: tuple[str, int] | None = None
     trace: tuple[TraceEntry, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -7,15 +7,22 @@ import time
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
-from schedopt.bounds import quick_bounds
+from schedopt.bounds import LOAD_BOUNDS, quick_bounds
 from schedopt.build import Shortfall, build_graph, shortfalls
 from schedopt.instance import Instance, Objective
 from schedopt.opgraph import OpGraph
+from schedopt.schedule import Schedule
 from schedopt.solve.incumbent import Incumbent, Progress
 from schedopt.solve.interrupts import hearing_interrupts
+from schedopt.solve.period import (
+    begin_period,
+    require_steady_state,
+    unroll_verified,
+)
+from schedopt.solve.plan import is_large
 from schedopt.solve.portfolio import Portfolio
 from schedopt.solve.solution import Solution, SolveParameters, Status
-from schedopt.solve.starts import starts
+from schedopt.solve.starts import one_by_one, starts
 from schedopt.version import own_version
 
 
@@ -23,6 +30,8 @@ def solve(
     instance: Instance,
     parameters: SolveParameters | None = None,
     progress: Progress | None = None,
+    *,
+    known: Solution | None = None,
 ) -> Solution:
     """Find a good schedule of the instance and prove how good it is.
 
@@ -34,30 +43,50 @@ def solve(
     ----------
     progress : callable, optional
         Called with a ``TraceEntry`` whenever the value or the bound improves.
+    known : Solution, optional
+        What an earlier call found for this instance and objective; this one goes on
+        from its schedule and its bound, and is never worse.
     """
     parameters = parameters or SolveParameters()
     began = time.monotonic()
     deadline = began + parameters.time_limit_s
+    fixed = parameters.reproducible
     with hearing_interrupts() as interrupts, interrupts.hold_back():
         with interrupts.let_in():
             graph = build_graph(instance)
             short = shortfalls(graph)
         objective = parameters.objective or instance.objective
+        if objective is Objective.PERIOD:
+            require_steady_state(instance, graph)
         incumbent = Incumbent(graph, objective, progress)
         baselines: dict[str, int] = {}
+        if known is not None:
+            _go_on(known, incumbent, baselines)
         interrupted = False
         with Portfolio(
             instance, incumbent, parameters, deadline, interrupts
         ) as portfolio:
             try:
                 with interrupts.let_in():
-                    if not short:
+                    if not short and objective is Objective.PERIOD:
+                        begin_period(incumbent, None if fixed else deadline)
+                        if not incumbent.is_proven:
+                            portfolio.start()
+                            portfolio.run()
+                    elif not short:
                         portfolio.start()
-                        _begin(instance, incumbent, baselines)
+                        if known is None and is_large(graph):
+                            _begin_large(instance, incumbent)
+                        elif known is None:
+                            _begin(instance, incumbent, baselines)
                         portfolio.run()
             except KeyboardInterrupt:
                 interrupted = True
         interrupted |= interrupts.take()
+        schedule = incumbent.schedule
+        if incumbent.periodic is not None:
+            schedule = unroll_verified(incumbent, incumbent.periodic)
+    baselines |= portfolio.baselines
     reasons = [_infeasible(graph, short)] if short else []
     reasons += incumbent.complaints + portfolio.failures
     best = min(baselines.items(), key=lambda item: item[1], default=None)
@@ -66,12 +95,13 @@ def solve(
         graph=graph,
         objective=objective,
         status=_status(incumbent, short),
-        schedule=incumbent.schedule,
+        schedule=schedule,
         value=incumbent.value,
         lower_bound=incumbent.lower_bound,
         method=incumbent.method,
         wall_seconds=time.monotonic() - began,
         parameters=parameters,
+        periodic=incumbent.periodic,
         best_baseline=best,
         trace=tuple(incumbent.trace),
         versions=versions(),
@@ -89,6 +119,28 @@ def _begin(instance: Instance, incumbent: Incumbent, baselines: dict[str, int]) 
         incumbent.offer(start.schedule, start.name)
         if start.published:
             baselines[start.name] = start.schedule.value(objective)
+
+
+def _begin_large(instance: Instance, incumbent: Incumbent) -> None:
+    """Only what takes little time on a large graph; workers do the rest of it."""
+    graph, objective = incumbent.graph, incumbent.objective
+    for name, bound in LOAD_BOUNDS[objective].items():
+        incumbent.prove(bound(graph), name)
+    serial = one_by_one(instance, graph)
+    if serial is not None:
+        incumbent.offer(serial, "one microbatch at a time")
+
+
+def _go_on(known: Solution, incumbent: Incumbent, baselines: dict[str, int]) -> None:
+    """Where an earlier run ended."""
+    if known.periodic is not None:
+        incumbent.offer_periodic(known.periodic, known.method)
+    elif known.schedule is not None:
+        schedule = Schedule(incumbent.graph, known.schedule.start)
+        incumbent.offer(schedule, known.method)
+    incumbent.prove(known.lower_bound, "an earlier run")
+    if known.best_baseline is not None:
+        baselines.update([known.best_baseline])
 
 
 def bounds_of(

@@ -2,7 +2,8 @@
 
 A line is a JSON object. The first that a worker reads names the instance; each further
 one is a task. A worker answers with schedules (starts in the canonical order of ops,
-null for absent ones) and bounds as it finds them, and with ``done`` when a task is
+null for absent ones; with ``cycle`` if it is a periodic one, and with ``baseline`` if
+it is that hand-made one) and bounds as it finds them, and with ``done`` when a task is
 over: how much deterministic effort it took, and whether the member applies at all.
 """
 
@@ -17,6 +18,7 @@ from typing import Any
 from schedopt.opgraph import OpGraph
 from schedopt.ops import Op
 from schedopt.schedule import Schedule
+from schedopt.steady import Periodic, cycle_problem
 
 Starts = list[int | None]
 
@@ -28,11 +30,14 @@ OUT_OF_MEMORY = 77
 class TaskKind(StrEnum):
     """The members of the portfolio that run in workers."""
 
+    BASELINES = "hand-made schedules"
+    QUICK_BOUNDS = "quick bounds"
     SEARCH = "search"
     WINDOWS = "windows"
     PROJECTION = "projection"
     ENDS = "two ends"
     CPSAT = "cp-sat"
+    MODULO = "modulo"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +56,8 @@ class Task:
         For a projection: the devices that it keeps.
     effort : int
         Grows when a member is asked again; selects its variant.
+    cycle_microbatches : int
+        For modulo scheduling: how many microbatches a cycle has.
     deterministic : bool
         Stop after a fixed amount of work, not by the clock.
     """
@@ -63,6 +70,7 @@ class Task:
     upper_bound: int
     devices: tuple[int, ...] = ()
     effort: int = 0
+    cycle_microbatches: int = 0
     deterministic: bool = False
 
     @property
@@ -90,6 +98,29 @@ class Task:
 def starts_of(schedule: Schedule) -> Starts:
     """A schedule as starts in the canonical order of the graph's ops."""
     return [schedule.start.get(op) for op in schedule.graph.ops]
+
+
+def periodic_starts_of(periodic: Periodic) -> Starts:
+    """A periodic schedule as starts of all ops; only those of one cycle have one."""
+    return [periodic.starts.get(op) for op in periodic.problem.graph.ops]
+
+
+def periodic_from(graph: OpGraph, starts: Starts, cycle: int) -> Periodic | None:
+    """The inverse of ``periodic_starts_of``; None if these are not starts of a cycle.
+
+    Whether they keep the rules is for the verifier to say.
+    """
+    given = {
+        op: start
+        for op, start in zip(graph.ops, starts, strict=True)
+        if start is not None
+    }
+    problem = cycle_problem(graph, len({op.microbatch for op in given}))
+    if problem is None or cycle <= 0 or cycle % problem.microbatches:
+        return None
+    if given.keys() != {op.op for op in problem.ops}:
+        return None
+    return Periodic(problem, tuple(given[op.op] for op in problem.ops), cycle)
 
 
 def schedule_from(graph: OpGraph, starts: Starts) -> Schedule:

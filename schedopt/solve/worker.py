@@ -18,22 +18,24 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from schedopt.bounds import Destructive, without_choices
+from schedopt.bounds import Destructive, quick_bounds, without_choices
 from schedopt.build import build_graph
 from schedopt.formats import instance_from_document
-from schedopt.instance import Objective
+from schedopt.instance import Instance, Objective
 from schedopt.lattice import problem_of
-from schedopt.opgraph import OpGraph
 from schedopt.schedule import Schedule
 from schedopt.search import Searcher
 from schedopt.simulate import best_times, with_memory_edges
+from schedopt.solve.starts import Start, starts
 from schedopt.solve.tasks import (
     OUT_OF_MEMORY,
     Task,
     TaskKind,
+    periodic_starts_of,
     schedule_from,
     starts_of,
 )
+from schedopt.steady import cycle_problem
 
 _SETTLE_S = 0.2
 """How much earlier than its limit a task stops by itself."""
@@ -56,7 +58,7 @@ def _work() -> None:
     with contextlib.suppress(ValueError, OSError):  # a lower limit may be in force
         resource.setrlimit(resource.RLIMIT_DATA, (memory_limit, memory_limit))
     instance = instance_from_document(first["instance"], "the portfolio")
-    worker = _Worker(build_graph(instance), Objective(first["objective"]), memory_limit)
+    worker = _Worker(instance, Objective(first["objective"]), memory_limit)
     while True:
         task = Task.from_document(json.loads(lines.get()))
         applies = worker.do(task)
@@ -78,7 +80,11 @@ def _answer(**message: Any) -> None:
 class _Worker:
     """Does tasks for one op graph and keeps what helps the next one."""
 
-    def __init__(self, graph: OpGraph, objective: Objective, memory_limit: int) -> None:
+    def __init__(
+        self, instance: Instance, objective: Objective, memory_limit: int
+    ) -> None:
+        graph = build_graph(instance)
+        self._instance = instance
         self._graph = graph
         self._objective = objective
         self._memory_limit = memory_limit
@@ -88,9 +94,11 @@ class _Worker:
         self._bounding: Iterator[None] = iter(())
         self._chosen = graph
         self._reported: int | None = None
+        self._baselines: Iterator[Start] | None = None
+        self._cycles: dict[int, Any] = {}
         self.spent = 0.0
 
-    def do(self, task: Task) -> bool:
+    def do(self, task: Task) -> bool:  # noqa: PLR0911 - one for each kind
         """One task, to its end or its limit; whether its member applies here.
 
         ``spent`` is then its deterministic effort, seconds.
@@ -103,6 +111,12 @@ class _Worker:
         )
         self._reported = None if incumbent is None else incumbent.value(self._objective)
         match task.kind:
+            case TaskKind.BASELINES:
+                return self._make_baselines(task)
+            case TaskKind.QUICK_BOUNDS:
+                for bound in quick_bounds(self._graph, self._objective).values():
+                    _answer(bound=bound)
+                return False
             case TaskKind.SEARCH:
                 return self._search(task, incumbent)
             case TaskKind.WINDOWS:
@@ -113,8 +127,25 @@ class _Worker:
                 return self._ends(task)
             case TaskKind.CPSAT:
                 return self._solve(task, incumbent)
+            case TaskKind.MODULO:
+                return self._modulo(task)
 
     # -- members ----------------------------------------------------------------
+
+    def _make_baselines(self, task: Task) -> bool:
+        """Hand-made schedules; it does not apply once there are no more."""
+        if self._baselines is None:
+            self._baselines = starts(self._instance, self._graph, self._objective)
+        deadline = time.monotonic() + task.seconds
+        for start in self._baselines:
+            _answer(
+                schedule=starts_of(start.schedule),
+                baseline=start.name,
+                published=start.published,
+            )
+            if time.monotonic() > deadline:
+                return True
+        return False
 
     def _search(self, task: Task, incumbent: Schedule | None) -> bool:
         """Steps of the searcher, on the incumbent's selection of alternatives."""
@@ -226,6 +257,31 @@ class _Worker:
         )
         _answer(bound=found.lower_bound)
         return True
+
+    def _modulo(self, task: Task) -> bool:
+        """Ask for shorter cycles of so many microbatches than are known."""
+        from schedopt.cpsat import (  # noqa: PLC0415 - ortools loads slowly
+            CycleSearch,
+            search_cycles,
+        )
+
+        count = task.cycle_microbatches
+        if count not in self._cycles:
+            problem = cycle_problem(self._graph, count)
+            if problem is None:
+                return False
+            self._cycles[count] = CycleSearch(problem, task.lower_bound * count)
+        search = self._cycles[count]
+        search_cycles(
+            search,
+            self._effort(task),
+            task.upper_bound,
+            lambda found: _answer(
+                schedule=periodic_starts_of(found), cycle=found.cycle
+            ),
+        )
+        best = task.upper_bound if search.best is None else search.best.period
+        return not search.is_over(min(best, task.upper_bound))
 
     def _effort(self, task: Task) -> Any:
         from schedopt.cpsat import Effort  # noqa: PLC0415 - ortools loads slowly

@@ -7,14 +7,17 @@ measures schedules; it reads op graphs, and for files the format and the builder
 from schedopt.verify.claims import CLAIMS, claims_violations
 from schedopt.verify.file import verify_file
 from schedopt.verify.rules import RULES, violations
+from schedopt.verify.steady import STEADY_RULES, steady_violations
 from schedopt.verify.violation import Rule, Violation
 
 __all__ = [
     "CLAIMS",
     "RULES",
+    "STEADY_RULES",
     "Rule",
     "Violation",
     "claims_violations",
+    "steady_violations",
     "verify_file",
     "violations",
 ]

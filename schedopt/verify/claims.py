@@ -12,7 +12,8 @@ from schedopt.instance import Number, Objective
 from schedopt.opgraph import Stream, StreamKind
 from schedopt.ops import Op
 from schedopt.verify.memory import peak_on
-from schedopt.verify.quantities import exact, in_unit
+from schedopt.verify.quantities import exact, in_unit, ticks_of
+from schedopt.verify.steady import steady_violations
 from schedopt.verify.timing import Timing
 from schedopt.verify.violation import Rule, Violation
 
@@ -83,6 +84,7 @@ def status_agrees(claims: Claims) -> Iterator[Violation]:
         "device_span": file.device_span,
         "bubble_ratio": file.bubble_ratio,
         "peak_memory": file.peak_memory,
+        "steady": file.steady,
     }
     for name, value in claimed.items():
         if value is not None and value != []:
@@ -165,7 +167,48 @@ def value_is_the_objectives(claims: Claims) -> Iterator[Violation]:
             ticks = claims.makespan_ticks
         case Objective.DEVICE_SPAN:
             ticks = claims.device_span_ticks
+        case Objective.PERIOD:
+            yield from _value_is_the_period(claims)
+            return
     yield from _differs(Rule.VALUE, "value", file.value, claims.time(ticks))
+
+
+def steady_state_is_right(claims: Claims) -> Iterator[Violation]:
+    """Where there is a periodic schedule, it keeps the rules of its op graph."""
+    steady = claims.file.steady
+    if steady is None:
+        return
+    graph = claims.timing.graph
+    known = {str(op): op for op in graph.ops}
+    starts: dict[Op, int] = {}
+    for name, start in steady.starts.items():
+        ticks = ticks_of(start, graph.units.ticks_per_unit)
+        if name not in known or ticks is None:
+            detail = f"steady.starts[{name}] is no start of an op of this instance"
+            yield _wrong(Rule.CYCLE, detail)
+            return
+        starts[known[name]] = ticks
+    cycle = ticks_of(steady.cycle, graph.units.ticks_per_unit)
+    if cycle is None:
+        detail = f"steady.cycle is {steady.cycle}, which is no whole number of ticks"
+        yield _wrong(Rule.CYCLE, detail)
+        return
+    count = len({op.microbatch for op in starts})
+    if count != steady.microbatches:
+        detail = f"steady.microbatches is {steady.microbatches}, should be {count}"
+        yield _wrong(Rule.CYCLE, detail)
+    for found in steady_violations(graph, starts, cycle):
+        yield found._replace(detail=f"in the steady state, {found.detail}")
+
+
+def _value_is_the_period(claims: Claims) -> Iterator[Violation]:
+    """The cycle's length over its microbatches."""
+    steady, value = claims.file.steady, claims.file.value
+    if steady is None:
+        yield _wrong(Rule.VALUE, "steady is missing, of which value is the period")
+    elif value is None or exact(value) * steady.microbatches != exact(steady.cycle):
+        detail = f"value is {value}, should be {steady.cycle} / {steady.microbatches}"
+        yield _wrong(Rule.VALUE, detail)
 
 
 def bound_is_at_most_the_value(claims: Claims) -> Iterator[Violation]:
@@ -221,6 +264,7 @@ CLAIMS: tuple[Callable[[Claims], Iterator[Violation]], ...] = (
     bubble_ratios_are_right,
     peak_memory_is_right,
     value_is_the_objectives,
+    steady_state_is_right,
     bound_is_at_most_the_value,
     gap_is_right,
     memory_edges_are_kept,

@@ -9,7 +9,7 @@ from schedopt.ops import Op
 
 
 class Rule(StrEnum):
-    """The rules by name; those after MEMORY concern what a schedule file says."""
+    """The rules by name; those after CYCLE concern what a schedule file says."""
 
     KNOWN = "known op"
     TIME = "start is a time"
@@ -19,6 +19,7 @@ class Rule(StrEnum):
     STREAM = "one op at a time on a stream"
     PRECEDENCE = "after what it needs"
     MEMORY = "within the memory limit"
+    CYCLE = "ops of one cycle, repeated"
     INSTANCE = "hash of the instance"
     ROW = "row agrees with its op"
     MEMORY_EDGE = "after what frees its memory"
