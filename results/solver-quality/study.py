@@ -18,9 +18,9 @@ from typing import Any
 import matplotlib as mpl
 
 mpl.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402 - after the backend has been chosen
+import matplotlib.pyplot as plt
 
-from schedopt.experiments import publish  # noqa: E402 - as above
+from schedopt.experiments import publish
 
 HERE = Path(__file__).parent
 NAME = re.compile(
@@ -269,7 +269,7 @@ def main() -> None:
     """Run what is missing; write tables, bars and pictures."""
     mpl.rcParams["svg.hashsalt"] = "schedopt"
     if "--no-runs" not in sys.argv:
-        publish(HERE / "spec.toml", lambda progress: print(progress, flush=True))
+        publish(HERE / "spec.toml")
     lines = (HERE / "records.jsonl").read_text().splitlines()
     runs = [run_of(json.loads(line)) for line in lines]
     limit_s = max(run.record["parameters"]["time_limit_s"] for run in runs)
