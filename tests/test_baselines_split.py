@@ -24,6 +24,7 @@ from schedopt.baselines.zb_greedy import _Greedy, _Problem, _settings
 from schedopt.build import build_graph, least_peaks
 from schedopt.errors import NotApplicableError
 from schedopt.instance import (
+    FINITE_OBJECTIVES,
     Backward,
     Communication,
     CommunicationMode,
@@ -402,7 +403,7 @@ def test_no_setting_of_the_greedy_gets_stuck(placement: Placement) -> None:
 
 
 def test_the_greedy_knows_what_the_replay_finds() -> None:
-    for seed, objective in product(range(4), Objective):
+    for seed, objective in product(range(4), FINITE_OBJECTIVES):
         instance = replace(
             unequal(seed, 2, 5, 4, Placement.LOOPED),
             objective=objective,

@@ -325,7 +325,7 @@ def test_worker_numbers_are_never_used_again(
         numbers.append(side.worker.number)  # type: ignore[attr-defined]  # a side
 
     monkeypatch.setattr(Portfolio, "_employ", noted)
-    check(run_stub("sys.exit(1)", workers=3))
+    check(run_stub("sys.exit(1)", time_limit_s=10.0, workers=3))
     assert len(numbers) == len(set(numbers)) > 3
 
 

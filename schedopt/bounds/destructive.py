@@ -33,9 +33,6 @@ _MOST_FULL = 2_000
 _MOST_BRIEF = 1_000_000
 """Steps of lattices without fillers from which on those with fillers are too large."""
 
-_S_PER_VISIT = 8e-9
-"""Seconds that looking at a step takes, about."""
-
 
 @dataclass(frozen=True, slots=True)
 class Care:
@@ -76,7 +73,7 @@ class Destructive:
         self._problem = problem
         self._low = self._high = 0  # no schedule ends before low beats; high: a value
         self._known: list[Windows] = []  # by falling ends; not refuted
-        self._visits = 0
+        self._spent = 0.0
         self._has_two_kinds = False  # lattices with fillers and without
         self._high = -(-upper_bound // problem.beat)
         self.learn(lower_bound, upper_bound)
@@ -89,7 +86,7 @@ class Destructive:
     @property
     def spent(self) -> float:
         """Seconds of a usual machine, counted from the work done."""
-        return self._visits * _S_PER_VISIT
+        return self._spent
 
     def learn(self, lower_bound: int, upper_bound: int) -> None:
         """Take note of what others have found, ticks."""
@@ -108,6 +105,7 @@ class Destructive:
             most_full=_MOST_FULL,
             compile_loops=self._is_large,
         )
+        self._spent += 0.0 if windows is None else windows.spent
         yield
         if windows is None:
             self._low = self._high
@@ -155,10 +153,10 @@ class Destructive:
 
     def _try(self, windows: Windows, care: Care) -> Iterator[None]:
         """Narrow the windows; take note of what comes of it."""
-        seen = 0
+        seen = windows.spent
         for _ in self._narrow(windows, care):
-            self._visits += windows.visits - seen
-            seen = windows.visits
+            self._spent += windows.spent - seen
+            seen = windows.spent
             yield
         if windows.is_refuted:
             self._low = max(self._low, windows.end + 1)

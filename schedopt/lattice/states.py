@@ -28,6 +28,9 @@ from schedopt.lattice.problem import Arrays, Ints, Problem, StreamRules, filled
 Int32s = npt.NDArray[np.int32]
 Numbers = npt.NDArray[np.uint32]
 
+_LONGEST_PLAIN = 5_000
+"""Steps of a stream from which on listing is compiled in any case."""
+
 _KEY_BITS = 62
 _PRIME, _MIXING = 2147483629, 1518500249  # their product fits in 62 bits
 
@@ -106,9 +109,6 @@ def lattices_of(
     most_full : int, optional
         Steps of a stream from which on fillers are left out in any case.
     """
-    enumerate_steps: Any = _enumerate
-    if compile_loops:
-        enumerate_steps = compiled(_enumerate, _slot, _filling)
     parts: dict[int, _Part] = {}
     left = most_steps
     streams = sorted(
@@ -118,11 +118,21 @@ def lattices_of(
         share = left // (len(streams) - done)
         full = share if most_full is None else min(share, most_full)
         rules = problem.rules[stream]
-        part = _part(problem, stream, rules, head, last, full, enumerate_steps)
+        part = _part(
+            problem, stream, rules, head, last, full, compile_loops=compile_loops
+        )
         if part is None:
             thin = filled(rules, _fillers(problem, stream))
             if thin is not None:
-                part = _part(problem, stream, thin, head, last, share, enumerate_steps)
+                part = _part(
+                    problem,
+                    stream,
+                    thin,
+                    head,
+                    last,
+                    share,
+                    compile_loops=compile_loops,
+                )
         if part is not None:
             if not len(part.op):
                 return None
@@ -138,7 +148,8 @@ def _part(
     head: Ints,
     last: Ints,
     most: int,
-    enumerate_steps: Any,
+    *,
+    compile_loops: bool,
 ) -> _Part | None:
     """A stream's lattice by these rules, without steps if it has no path.
 
@@ -152,15 +163,16 @@ def _part(
     on_stream = arrays.class_at[places]
     first_op = arrays.first_op[on_stream[rules.core]]
     heads = [head[arrays.first_op[c]] for c in on_stream]
-    known, *found = enumerate_steps(
-        rules,
-        first_op,
-        np.cumsum([0, *bits[:-1]]).astype(np.int64),
-        head,
-        last,
-        min(heads, default=0),
-        most,
-    )
+    shift = np.cumsum([0, *bits[:-1]]).astype(np.int64)
+    since = min(heads, default=0)
+    plain: Any = _enumerate
+    if not compile_loops:
+        few = min(most, _LONGEST_PLAIN)
+        known, *found = plain(rules, first_op, shift, head, last, since, few)
+        if known or few == most:
+            return _Part(*found) if known else None
+    fast: Any = compiled(_enumerate, _slot, _filling)
+    known, *found = fast(rules, first_op, shift, head, last, since, most)
     return _Part(*found) if known else None
 
 

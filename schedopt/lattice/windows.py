@@ -39,6 +39,13 @@ _HELPERS = (
 _VISITS_AT_ONCE = 20_000_000
 """Steps after which a caller may stop: a few tenths of a second if compiled."""
 
+_LARGEST_PLAIN = 20_000
+"""Steps of lattices from which on loops over them are compiled in any case."""
+
+# Seconds of a usual machine, about, if compiled and if not.
+_S_PER_VISIT = {True: 8e-9, False: 1e-6}
+_S_PER_STEP = {True: 6e-7, False: 2e-5}
+
 _WORTH_THINNING = 0.8
 """Share of steps left from which on lattices are not thinned."""
 
@@ -62,6 +69,8 @@ class Windows:
         lattices: Lattices,
         head: Ints,
         last: Ints,
+        *,
+        spent: float = 0.0,
     ) -> None:
         self.end = end
         self.is_refuted = False
@@ -69,11 +78,17 @@ class Windows:
         self._lattices = lattices
         self._memo = memo_of(problem.arrays, lattices, head, last)
         self._earlier_visits = 0
+        self._spent = spent
 
     @property
     def visits(self) -> int:
         """The work done so far, in steps looked at."""
         return self._earlier_visits + int(self._memo.visits[0])
+
+    @property
+    def spent(self) -> float:
+        """The same in seconds of a usual machine, and listing; counted, not measured."""
+        return self._spent
 
     @property
     def steps(self) -> int:
@@ -144,11 +159,12 @@ class Windows:
         anew = Windows(self._problem, self.end, known, memo.head, memo.last)
         anew.is_refuted = lattices is None
         anew._earlier_visits = self.visits
+        anew._spent = self._spent + _listing_s(known)
         return anew
 
     def adopt(self, other: Windows) -> None:
         """Go on as windows of the same end that are narrower."""
-        self._earlier_visits = other._earlier_visits
+        self._earlier_visits, self._spent = other._earlier_visits, other._spent
         self._lattices, self._memo = other._lattices, other._memo
         self.is_refuted = other.is_refuted
 
@@ -196,12 +212,14 @@ class Windows:
 
     def _run(self, edges: Ints, least: int, *, compile_loops: bool) -> Iterator[int]:
         refine: Any = shaving.refine
+        compile_loops |= self.steps >= _LARGEST_PLAIN
         if compile_loops:
             refine = compiled(shaving.refine, *_HELPERS)
         trial = trial_of(self._memo) if len(edges) else self._memo
         cuts = np.zeros(1, np.int64)
         place = 0
         while place <= len(edges) and not self.is_refuted:
+            before = self.visits
             place = refine(
                 self._problem.arrays,
                 self._lattices,
@@ -214,6 +232,7 @@ class Windows:
                 cuts,
             )
             self.is_refuted = place < 0
+            self._spent += (self.visits - before) * _S_PER_VISIT[compile_loops]
             yield int(cuts[0])
 
 
@@ -241,7 +260,12 @@ def windows_by(
     )
     if lattices is None:
         return None
-    return Windows(problem, end, lattices, head, last)
+    return Windows(problem, end, lattices, head, last, spent=_listing_s(lattices))
+
+
+def _listing_s(lattices: Lattices) -> float:
+    steps = len(lattices.op)
+    return steps * _S_PER_STEP[steps >= _LARGEST_PLAIN]
 
 
 def earliest_and_latest(arrays: Arrays, end: int) -> tuple[Ints, Ints]:

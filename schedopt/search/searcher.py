@@ -39,10 +39,9 @@ _WORTH_NEW_WINDOWS = 1.01
 _ELITE = 6
 
 # Seconds that work takes, about, so that runs can be measured without a clock.
-_S_PER_STEP_OF_LATTICE = 6e-7
 _S_PER_OP_GUIDED = {True: 8e-7, False: 1e-4}
 _S_PER_OP_GREEDY = {True: 4e-7, False: 4e-5}
-_S_PER_VISIT = 6e-9
+_S_PER_OP = 6e-9
 _S_PER_MOVE = 3e-7
 
 _CLIMB_S = (1.5, 2.0, 3.0, 4.0)
@@ -123,7 +122,6 @@ class Searcher:
             return
         end = int(self._elite[0][0] * _LEEWAY)
         if self._windows is None:
-            self.spent += len(self._problem.ops) * 1e-6
             self._windows = windows_by(
                 self._problem,
                 end,
@@ -132,16 +130,18 @@ class Searcher:
                 compile_loops=self._compile,
             )
             assert self._windows is not None, "the best schedule keeps them"
-            self.spent += self._windows.steps * _S_PER_STEP_OF_LATTICE
         elif end * _WORTH_NEW_WINDOWS < self._windows.end:
             self._windows = self._windows.by(end)
         else:
             return
+        self.spent += len(self._problem.ops) * _S_PER_OP + self._windows.spent
         yield "windows"
+        listing_s = self._windows.spent
         if self._guiding is not None:
             for _ in self._windows.settle(compile_loops=self._compile):
+                self.spent += len(self._problem.ops) * _S_PER_OP
                 yield "windows"
-            self.spent += self._windows.visits * _S_PER_VISIT
+            self.spent += self._windows.spent - listing_s
 
     @property
     def _guiding(self) -> Windows | None:
@@ -188,7 +188,7 @@ class Searcher:
             self.spent += seconds  # so that who counts it gets to an end
             yield "nothing"
             return
-        moves = max(500, int(seconds / (ops * _S_PER_VISIT + _S_PER_MOVE)))
+        moves = max(500, int(seconds / (ops * _S_PER_OP + _S_PER_MOVE)))
         for _ in range(3):
             rank = min(int(self._rng.expovariate(0.7)), len(self._elite) - 1)
             effort = Annealing(
@@ -199,7 +199,7 @@ class Searcher:
             )
             seed = self._rng.randrange(2**31)
             self._keep(anneal(self._problem, self._elite[rank][1], effort, seed=seed))
-            self.spent += moves * (ops * _S_PER_VISIT + _S_PER_MOVE)
+            self.spent += moves * (ops * _S_PER_OP + _S_PER_MOVE)
             yield "annealing"
 
     def _keep(self, ends: Ints | None) -> None:
