@@ -87,7 +87,7 @@ class Windows:
 
     @property
     def spent(self) -> float:
-        """The same in seconds of a usual machine, and listing; counted, not measured."""
+        """The same as seconds of a usual machine; listing too. Counted, not measured."""
         return self._spent
 
     @property
