@@ -87,7 +87,7 @@ class Windows:
 
     @property
     def spent(self) -> float:
-        """The same as seconds of a usual machine; listing too. Counted, not measured."""
+        """The same as seconds of a usual machine, counted; with listing."""
         return self._spent
 
     @property
