@@ -21,6 +21,9 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 from schedopt.experiments import publish
+from schedopt.experiments.spec import instances_of, load_spec
+from schedopt.formats import instance_sha256
+from schedopt.instance import Instance
 
 HERE = Path(__file__).parent
 NAME = re.compile(
@@ -229,17 +232,19 @@ def picture_of_profile(runs: list[Run]) -> None:
 
 
 def picture_of_memory(runs: Iterable[Run]) -> None:
-    """How long the best schedule is against the load, by memory and placement."""
+    """The bubble ratio of the makespan, by memory and placement."""
+    spec = load_spec(HERE / "spec.toml")
+    instances = {instance_sha256(one): one for one in instances_of(spec)}
     figure, axis = plt.subplots(figsize=(5, 3.4))
     for place, placement in enumerate(("linear", "v", "looped")):
         points: dict[float, list[float]] = {}
         for run in runs:
-            if run.kind == "grid" and run.placement == placement:
-                load = bound_of(run, "load")
-                if run.record["value"] and load:
-                    points.setdefault(run.memory, []).append(
-                        run.record["value"] / load - 1
-                    )
+            record = run.record
+            if run.kind == "grid" and run.placement == placement and record["value"]:
+                instance = instances[record["instance_sha256"]]
+                points.setdefault(run.memory, []).append(
+                    1 - work_of(instance) / (len(instance.devices) * record["makespan"])
+                )
         memory = sorted(points)
         axis.plot(
             [m + 0.01 * place for m in memory],
@@ -248,14 +253,19 @@ def picture_of_memory(runs: Iterable[Run]) -> None:
             label=placement,
         )
     axis.set_xlabel("memory limit, P activations")
-    axis.set_ylabel("makespan over load bound, %, median")
+    axis.set_ylabel("bubble ratio of the makespan, %, median")
     axis.legend(fontsize=8)
     save(figure, "bubble-against-memory.svg")
 
 
-def bound_of(run: Run, member: str) -> int | None:
-    """What a member of the first bounds said."""
-    return next((b for _, _, b, who in run.record["trace"] if who == member), None)
+def work_of(instance: Instance) -> float:
+    """All work of a generated instance (split backward) in its time unit."""
+    return instance.microbatches * sum(
+        float(
+            stage.forward + (stage.backward_input or 0) + (stage.backward_weight or 0)
+        )
+        for stage in instance.stages
+    )
 
 
 def save(figure: Any, name: str) -> None:

@@ -10,15 +10,9 @@ optimal schedules for the job-shop scheduling problem", IPCO 1996, section 3).
 
 from __future__ import annotations
 
+from schedopt.lattice.memo import NEVER, Memo, mark
 from schedopt.lattice.problem import Arrays, Ints
-from schedopt.lattice.propagation import (
-    NEVER,
-    PAUSED,
-    REFUTED,
-    Memo,
-    mark,
-    settle,
-)
+from schedopt.lattice.propagation import PAUSED, REFUTED, settle
 from schedopt.lattice.states import Lattices
 
 NOTHING_LEFT, UNCUT, CUT = -1, 0, 1

@@ -9,8 +9,8 @@ import numpy as np
 
 from schedopt.compiled import compiled
 from schedopt.lattice import propagation, shaving
+from schedopt.lattice.memo import add, mark, memo_of, trial_of
 from schedopt.lattice.problem import Arrays, Ints, Problem
-from schedopt.lattice.propagation import memo_of, trial_of
 from schedopt.lattice.states import (
     Lattices,
     fillers_left_out,
@@ -20,12 +20,12 @@ from schedopt.lattice.states import (
 from schedopt.ops import Op
 
 _HELPERS = (
-    propagation.add,
+    add,
     propagation.find_windows,
     propagation.follow_edges,
     propagation.is_touched,
     propagation.level_of,
-    propagation.mark,
+    mark,
     propagation.narrow,
     propagation.settle,
     propagation.sweep,
@@ -77,17 +77,16 @@ class Windows:
         self._problem = problem
         self._lattices = lattices
         self._memo = memo_of(problem.arrays, lattices, head, last)
-        self._earlier_visits = 0
         self._spent = spent
 
     @property
     def visits(self) -> int:
-        """The work done so far, in steps looked at."""
-        return self._earlier_visits + int(self._memo.visits[0])
+        """The steps looked at since the lattices were listed."""
+        return int(self._memo.visits[0])
 
     @property
     def spent(self) -> float:
-        """The same as seconds of a usual machine, counted; with listing."""
+        """All work in seconds of a usual machine; counted, not measured."""
         return self._spent
 
     @property
@@ -158,13 +157,12 @@ class Windows:
         memo, known = self._memo, lattices or self._lattices
         anew = Windows(self._problem, self.end, known, memo.head, memo.last)
         anew.is_refuted = lattices is None
-        anew._earlier_visits = self.visits
         anew._spent = self._spent + _listing_s(known)
         return anew
 
     def adopt(self, other: Windows) -> None:
         """Go on as windows of the same end that are narrower."""
-        self._earlier_visits, self._spent = other._earlier_visits, other._spent
+        self._spent = other._spent
         self._lattices, self._memo = other._lattices, other._memo
         self.is_refuted = other.is_refuted
 
