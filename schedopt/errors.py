@@ -21,3 +21,7 @@ class OrderError(SchedOptError):
 
 class NotApplicableError(SchedOptError):
     """A hand-made schedule does not exist for this instance."""
+
+
+class ExportError(SchedOptError):
+    """A schedule cannot be expressed in a format, or its runtime would refuse it."""

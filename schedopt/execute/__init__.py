@@ -1,0 +1,1 @@
+"""Exported schedules are executed by torch, and judged against the plain model."""

@@ -1,0 +1,1 @@
+"""Traces, logs and profiles of other tools become instances."""

@@ -1,0 +1,1 @@
+"""Times and memory of a stage of a torch module, measured on this machine."""

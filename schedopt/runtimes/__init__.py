@@ -1,0 +1,1 @@
+"""What each runtime can execute, as declared profiles; data only."""
