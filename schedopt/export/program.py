@@ -1,4 +1,4 @@
-"""What every exporter reads: each rank's compute ops in the order of their execution."""
+"""What every exporter reads: each rank's compute ops in order of execution."""
 
 from __future__ import annotations
 
