@@ -68,7 +68,11 @@ def generate(**changes: object) -> dict[str, Any]:
         ({"limits": {"grace_s": 0}}, "limits.grace_s = 0", "greater than 0"),
         ({"schedules": "some"}, 'schedules = "some"', "none, small or all"),
         ({"schema": "v2"}, 'schema = "v2"', "schedopt/experiment/v1"),
-        (generate(generator="equal"), "generate[0].generator", "uniform or unequal"),
+        (
+            generate(generator="equal"),
+            "generate[0].generator",
+            "uniform, unequal or zero-bubble",
+        ),
         (generate(devices=[]), "generate[0].devices = []", "must not be empty"),
         (generate(devices=[0]), "generate[0].devices[0] = 0", "at least 1"),
         (generate(microbatches=["2Q"]), 'microbatches[0] = "2Q"', "such as 2P"),

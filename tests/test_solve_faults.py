@@ -363,7 +363,7 @@ def test_a_small_memory_limit_costs_attempts_only(
     assert solution.schedule is not None
     assert violations(solution.graph, solution.schedule.start) == ()
     # Where memory ends while a library is loaded, the library says so in its own words.
-    assert solution.reason.count("its process") == 4
+    assert solution.reason.count("its process") == 5
     assert children() == []
 
 

@@ -119,6 +119,27 @@ class Destructive:
             if self._has_two_kinds or (care.rounds and not care.is_brief):
                 yield from self._raise(care)
 
+    def refute(self, value: int) -> None:
+        """Take note that no schedule ends by ``value`` ticks, as others have found."""
+        self._low = max(self._low, value // self._problem.beat + 1)
+        self._known = [windows for windows in self._known if windows.end >= self._low]
+
+    def windows_by(self, value: int) -> Windows | None:
+        """Narrow windows of schedules that end by ``value`` ticks; None if none does.
+
+        Only after the first step, and for values that no step has refuted.
+        """
+        end = value // self._problem.beat
+        known = [windows for windows in self._known if windows.end >= end]
+        if not known:
+            return None
+        windows = known[-1]
+        if windows.end > end:
+            windows = windows.by(end)
+            for _ in windows.settle(compile_loops=self._is_large):
+                pass
+        return None if windows.is_refuted else windows
+
     @property
     def _is_large(self) -> bool:
         return len(self._problem.ops) >= _SETTLE_COMPILED_FROM

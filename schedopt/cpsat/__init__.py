@@ -2,11 +2,13 @@
 
 Reading order: ``rules`` (the problem as one function per rule), ``variables``,
 ``model`` (build, run, read off), ``projection`` (what one device sees), ``members``
-(how the portfolio uses them); ``modulo`` and ``cycles`` for the steady state.
+(how the portfolio uses them); ``dive`` (windows as domains); ``modulo`` and ``cycles``
+for the steady state.
 """
 
 from schedopt.cpsat.coarse import exact_scale
 from schedopt.cpsat.cycles import CycleSearch, search_cycles
+from schedopt.cpsat.dive import Answer, dive
 from schedopt.cpsat.ends import two_ends
 from schedopt.cpsat.members import project_bound, prove, solve_graph
 from schedopt.cpsat.model import Effort, Outcome, Result, build_model, run
@@ -18,6 +20,7 @@ __all__ = [
     "PROBLEM",
     "REDUNDANT",
     "SYMMETRY",
+    "Answer",
     "CycleSearch",
     "Effort",
     "Outcome",
@@ -25,6 +28,7 @@ __all__ = [
     "Scope",
     "Variables",
     "build_model",
+    "dive",
     "exact_scale",
     "project_bound",
     "prove",

@@ -179,6 +179,8 @@ def _in_order(x: Variables) -> tuple[tuple[Slot, ...], ...]:
     microbatches that agree in them too are interchangeable.
     """
     scope = x.scope
+    if scope.is_in_order:
+        return fifo_classes(scope.graph)
     return fifo_classes(scope.graph, lambda op: (scope.head[op], scope.tail[op]))
 
 

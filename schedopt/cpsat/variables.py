@@ -39,6 +39,9 @@ class Scope:
         Every op has ended by then.
     lower_bound, upper_bound : int
         The objective lies between them.
+    is_in_order : bool
+        Whether heads and tails are those of schedules in which equal microbatches pass
+        in order; else microbatches must agree in them to be taken for equal.
     """
 
     graph: OpGraph
@@ -47,6 +50,7 @@ class Scope:
     horizon: int
     lower_bound: int
     upper_bound: int
+    is_in_order: bool = False
 
 
 class Variables:

@@ -8,6 +8,11 @@ once, ties to the even one; the freed half is rounded up. Uneven limits are mult
 by factors of the same kind, drawn after those of the stages (seed 0 for uniform stages)
 and rounded down to whole MiB.
 
+``zero-bubble`` has equal stages of measured costs: a GPT of 1.5B parameters on 8
+devices (Qi et al., "Zero Bubble Pipeline Parallelism", ICLR 2024: the first row of its
+table, and its formula for memory in bytes per token and layer), in nanoseconds so that
+halves are exact.
+
 A sample takes one combination after the other: the one whose values have been drawn
 least often so far, adding up over the lists; of equals the first in an order that
 ``random.Random(sample_seed)`` has shuffled.
@@ -27,10 +32,36 @@ from schedopt.experiments.spec_model import MICROBATCHES, UNLIMITED, GeneratorFi
 from schedopt.formats.instance_model import INSTANCE_SCHEMA
 from schedopt.instance import Backward, Number, Placement, exact
 
-FORWARD, BACKWARD_INPUT, BACKWARD_WEIGHT = 185, 181, 93
-ACTIVATION = 20
 SPREAD = 0.3
 MOST_INSTANCES = 100_000
+
+
+class DeviceCosts(NamedTuple):
+    """What a whole device costs; one latency is a part of each point instead.
+
+    Attributes
+    ----------
+    forward, backward_input, backward_weight : int
+        In ``time_unit``; latencies are in microseconds, ``per_us`` of these.
+    activation, until_input : int
+        In ``memory_unit``; ``until_input`` is the part that I frees.
+    """
+
+    forward: int
+    backward_input: int
+    backward_weight: int
+    time_unit: str
+    per_us: int
+    activation: int
+    until_input: int
+    memory_unit: str
+
+
+MADE_UP = DeviceCosts(185, 181, 93, "us", 1, 20, 10, "MiB")
+ZERO_BUBBLE = DeviceCosts(
+    18_522_000, 18_086_000, 9_337_000, "ns", 1000, 201_216, 127_488, "B"
+)
+COSTS = {"uniform": MADE_UP, "unequal": MADE_UP, "zero-bubble": ZERO_BUBBLE}
 
 
 class Point(NamedTuple):
@@ -47,6 +78,11 @@ class Point(NamedTuple):
     last_stage: Number
     limits: str
     seed: int | None
+
+    @property
+    def costs(self) -> DeviceCosts:
+        """What a whole device costs."""
+        return COSTS[self.generator]
 
     @property
     def name(self) -> str:
@@ -155,13 +191,16 @@ def document_of(point: Point) -> dict[str, Any]:
         "schema": INSTANCE_SCHEMA,
         "name": point.name,
         "source": "made up by schedopt.experiments.generate",
-        "time_unit": "us",
-        "memory_unit": "MiB",
+        "time_unit": point.costs.time_unit,
+        "memory_unit": point.costs.memory_unit,
         "microbatches": point.microbatches,
         "devices": point.devices,
         "placement": point.placement.value,
         "backward": point.backward.value,
-        "communication": {"mode": "lag", "latency": point.latency},
+        "communication": {
+            "mode": "lag",
+            "latency": _number(exact(point.latency) * point.costs.per_us),
+        },
         "stages": [
             _stage(factor, time, point)
             for factor, time in zip(factors, times, strict=True)
@@ -169,7 +208,7 @@ def document_of(point: Point) -> dict[str, Any]:
     }
     if point.memory != UNLIMITED:
         assert not isinstance(point.memory, str), "checked when the spec was read"
-        limit = exact(point.memory) * point.devices * ACTIVATION
+        limit = exact(point.memory) * point.devices * point.costs.activation
         document["memory_limit"] = _number(limit)
         if point.limits == "uneven":
             del document["memory_limit"]
@@ -193,12 +232,15 @@ def _factors(point: Point) -> tuple[list[float], list[float]]:
 
 def _stage(factor: float, time: float, point: Point) -> dict[str, Number]:
     """A stage's costs; ``time`` multiplies its times only."""
-    activation = _share(ACTIVATION, factor, point)
-    until_input = 0 if point.backward is Backward.WHOLE else -(-activation // 2)
+    costs = point.costs
+    activation = _share(costs.activation, factor, point)
+    until_input = 0
+    if point.backward is not Backward.WHOLE:
+        until_input = -(-activation * costs.until_input // costs.activation)
     stage: dict[str, Number] = {
-        "forward": _share(FORWARD, factor * time, point),
-        "backward_input": _share(BACKWARD_INPUT, factor * time, point),
-        "backward_weight": _share(BACKWARD_WEIGHT, factor * time, point),
+        "forward": _share(costs.forward, factor * time, point),
+        "backward_input": _share(costs.backward_input, factor * time, point),
+        "backward_weight": _share(costs.backward_weight, factor * time, point),
         "activation": activation,
     }
     return stage | ({"activation_until_input": until_input} if until_input else {})

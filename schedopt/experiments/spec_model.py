@@ -27,7 +27,7 @@ _name = values.text(least=1)
 _objective = values.word(Objective).or_null()
 _placement = values.word(tuple(p for p in Placement if p is not Placement.EXPLICIT))
 _backward = values.word(Backward)
-_generator = values.word(("uniform", "unequal"))
+_generator = values.word(("uniform", "unequal", "zero-bubble"))
 _limits = values.word(("equal", "uneven"))
 _schedules = values.word(("none", "small", "all"))
 
@@ -62,7 +62,8 @@ class GeneratorFields(Strict):
     """A range of made-up instances: every combination of the lists."""
 
     generator: Annotated[str, _generator.validator] = field(
-        "uniform (all stages cost the same) or unequal (a random factor per stage)"
+        "uniform (all stages cost the same), unequal (a random factor per stage) or"
+        " zero-bubble (equal stages of that paper's costs)"
     )
     devices: list[Count] = field("numbers of devices, P")
     microbatches: list[Microbatches] = field("numbers of microbatches, or 2P, 3P+1")

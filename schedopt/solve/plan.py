@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from itertools import chain, count
+from itertools import chain, count, islice
 
 from schedopt.bounds import memory_device_bounds
 from schedopt.instance import Objective
@@ -27,6 +27,9 @@ _LARGEST_PROJECTION = 1500
 _SMALL = 300
 """Ops up to which the whole problem is soon proven, so that projections are brief."""
 
+_LARGEST_DIVE = 1500
+"""Ops up to which CP-SAT is asked for a schedule within windows."""
+
 _LARGE = 20_000
 """Ops from which on hand-made schedules and quick bounds are left to workers."""
 
@@ -38,6 +41,11 @@ _CYCLE_LENGTHS = (1, 2, 3, 4)
 """Microbatches of a cycle, in units of the least possible."""
 
 _CYCLE_SLICES_S = (5.0, 10.0, 20.0)
+_FIRST_WINDOWS = 8
+"""Slices of the destructive bound before CP-SAT is asked for bounds, too."""
+
+_WINDOWS_PER_DIVE = 2
+_DIVE_SLICES_S = (2.0, 4.0, 8.0, 15.0, 30.0)
 _SEARCH_SLICES_S = (3.0, 5.0, 8.0, 12.0)
 
 
@@ -146,12 +154,32 @@ class Plan:
         )
 
     def _proofs(self, seed: int) -> Iterator[Task]:
-        """Bounds of single devices, tightest first, then the whole problem."""
-        for effort in range(8):
-            if effort == 2 and is_large(self._graph):
+        """Windows, with dives between; then in turns with models of parts and all."""
+        windows, dives = self._windows(seed), self._dives(seed)
+        for turn in range(_FIRST_WINDOWS):
+            if turn == 2 and is_large(self._graph):
                 yield self._task(TaskKind.QUICK_BOUNDS, 30.0, seed)
-            if TaskKind.WINDOWS not in self._given_up:
-                yield self._task(TaskKind.WINDOWS, 5.0, seed, effort=effort)
+            if turn and turn % _WINDOWS_PER_DIVE == 0:
+                yield from islice(dives, 1)
+            yield from islice(windows, 1)
+        yield from _in_turns(windows, dives, self._models(seed))
+
+    def _windows(self, seed: int) -> Iterator[Task]:
+        """Slices of the destructive bound, until it has nothing left to try."""
+        while TaskKind.WINDOWS not in self._given_up:
+            yield self._task(TaskKind.WINDOWS, 5.0, seed)
+
+    def _dives(self, seed: int) -> Iterator[Task]:
+        """Dives, longer every time, where the problem is small enough."""
+        for effort in count():
+            applies = TaskKind.DIVE not in self._given_up
+            if not applies or len(self._graph.ops) > _LARGEST_DIVE:
+                return
+            seconds = _DIVE_SLICES_S[min(effort, len(_DIVE_SLICES_S) - 1)]
+            yield self._task(TaskKind.DIVE, seconds, seed + effort, effort=effort)
+
+    def _models(self, seed: int) -> Iterator[Task]:
+        """What CP-SAT says of parts of the problem, then of all of it."""
         if self._holds_several_stages():
             yield from self._ends(seed)
         else:

@@ -34,6 +34,7 @@ class TaskKind(StrEnum):
     QUICK_BOUNDS = "quick bounds"
     SEARCH = "search"
     WINDOWS = "windows"
+    DIVE = "dive"
     PROJECTION = "projection"
     ENDS = "two ends"
     CPSAT = "cp-sat"

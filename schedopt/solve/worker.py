@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from schedopt.bounds import Destructive, quick_bounds, without_choices
@@ -121,6 +122,8 @@ class _Worker:
                 return self._search(task, incumbent)
             case TaskKind.WINDOWS:
                 return self._narrow(task)
+            case TaskKind.DIVE:
+                return self._dive(task)
             case TaskKind.PROJECTION:
                 return self._project(task, incumbent)
             case TaskKind.ENDS:
@@ -196,7 +199,7 @@ class _Worker:
         destructive.learn(task.lower_bound, task.upper_bound)
         deadline = time.monotonic() + task.seconds - _SETTLE_S
         begun, known = destructive.spent, task.lower_bound
-        for _ in self._bounding:
+        for _ in chain(self._bounding, [None]):  # what the last step raised, too
             if destructive.lower_bound > known:
                 known = destructive.lower_bound
                 _answer(bound=known)
@@ -207,6 +210,34 @@ class _Worker:
             elif time.monotonic() > deadline:
                 return True
         return False
+
+    def _dive(self, task: Task) -> bool:
+        """Ask CP-SAT whether a schedule ends by some time, within known windows.
+
+        By the time that no bound excludes, at first and every other time; else by one
+        between that and the best value.
+        """
+        from schedopt.cpsat import dive  # noqa: PLC0415 - ortools loads slowly
+
+        destructive = self._destructive
+        if destructive is None or self._graph.choices:
+            return False
+        destructive.learn(task.lower_bound, task.upper_bound)
+        low, high = destructive.lower_bound, task.upper_bound
+        share = (0, 2, 0, 1)[task.effort % 4]
+        target = low + (high - low) * share // 4
+        if low >= high or target >= high:
+            return True
+        windows = destructive.windows_by(target)
+        if windows is None:
+            return True
+        found = dive(self._graph, windows.windows(), target, self._effort(task))
+        if found.schedule is not None:
+            self._offer(found.schedule)
+        elif found.is_refuted:
+            destructive.refute(target)
+            _answer(bound=destructive.lower_bound)
+        return True
 
     def _project(self, task: Task, incumbent: Schedule | None) -> bool:
         from schedopt.cpsat import project_bound  # noqa: PLC0415 - ortools loads slowly
