@@ -25,3 +25,15 @@ class NotApplicableError(SchedOptError):
 
 class ExportError(SchedOptError):
     """A schedule cannot be expressed in a format, or its runtime would refuse it."""
+
+
+class RuntimeNameError(SchedOptError):
+    """There is no runtime of that name."""
+
+
+class ExecutionError(SchedOptError):
+    """A schedule was not executed, or its runtime came to other results."""
+
+
+class MeasurementError(SchedOptError):
+    """A stage of a model cannot be measured here."""

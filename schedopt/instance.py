@@ -206,7 +206,8 @@ class Instance:
     ``bidirectional``, where it is the device on the way down. ``recompute`` is the set
     of stages whose forward is run again before the backward. ``microbatch_scale``
     multiplies the durations of each microbatch. ``resolution`` is the length of a tick
-    in time units and of a grain in memory units.
+    in time units and of a grain in memory units. ``runtime`` names the runtime
+    (``schedopt.runtimes``) whose rules every schedule must keep; empty means none.
     """
 
     name: str
@@ -224,6 +225,7 @@ class Instance:
     resolution: Number = 1e-6
     objective: Objective = Objective.MAKESPAN
     source: str = ""
+    runtime: str = ""
 
     def device_of(self, stage: int, microbatch: int) -> int:
         """The device on which ``stage`` handles ``microbatch``."""

@@ -256,7 +256,7 @@ def test_simulate_reads_blanks_quotes_idle_cells_and_overlaps(run: Run) -> None:
         ("", ["is empty"]),
         ("hello world\n", ["row 1", "hello", "one row per device"]),
         ("0F0\n", ["has 1 rows", "2 devices"]),
-        (ORDER.replace("0F3,", "0F3,0RECV_F1,"), ["0RECV_F1", "compute-only"]),
+        (ORDER.replace("0F3,", "0F3,0RECV_F1,"), ["0RECV_F1", "torch would"]),
         (ORDER.replace(",0W2", ""), ["0W2 is missing", "row of device 0"]),
         (ORDER.replace("0W2", "0W1"), ["0W1", "twice"]),
         (ORDER.replace("0W2", "0W9"), ["0W9", "not an op of this instance"]),

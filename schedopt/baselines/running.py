@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from schedopt.baselines.base import Baseline, BaselineRun, Words
 from schedopt.baselines.gaps import Room, held_by_device, words_with_gaps
 from schedopt.baselines.levels import exceed_a_limit
-from schedopt.build import build_graph, derive
+from schedopt.build import (
+    Form,
+    build_graph,
+    derive,
+    in_microbatch_order,
+    ops_as_built,
+)
+from schedopt.errors import InstanceError, NotApplicableError, OrderError
+from schedopt.formats import with_runtime
 from schedopt.instance import Instance
 from schedopt.opgraph import OpGraph, Stream, StreamKind
 from schedopt.ops import Op, OpKind
 from schedopt.schedule import Order, Schedule
 from schedopt.simulate import dispatch, simulate
+from schedopt.verify import Rule, runtime_violations, violations
 
 # Several schedules have the same form. A graph is shared for as long as some run of a
 # comparison holds it, and the last ones a little longer; large graphs are not hoarded.
@@ -37,8 +47,44 @@ def run_baseline(baseline: Baseline, instance: Instance) -> BaselineRun:
     form = baseline.form(instance)
     derived = derive(instance, form)
     words = baseline.words(derived)  # before the graph: it may not apply
+    if derived.runtime:
+        return _under_rules(baseline, form, derived, words)
+    return _run(baseline, form, derived, words)
+
+
+def _under_rules(
+    baseline: Baseline, form: Form, derived: Instance, words: Words
+) -> BaselineRun:
+    """The run where a runtime's rules hold, with microbatches in its order.
+
+    Raises
+    ------
+    NotApplicableError
+        If the runtime cannot execute the form, or the order.
+    """
+    try:
+        derived = with_runtime(derived, derived.runtime)
+        run = _run(baseline, form, derived, words)
+    except (InstanceError, OrderError) as error:
+        msg = f"the rules of {derived.runtime} exclude it: {error}"
+        raise NotApplicableError(msg) from None
+    schedule = in_microbatch_order(derived, run.schedule)
+    broken = [
+        *runtime_violations(derived.runtime, schedule.start),
+        *(v for v in violations(run.graph, schedule.start) if v.rule != Rule.MEMORY),
+    ]
+    if broken:
+        msg = f"the rules of {derived.runtime} exclude it: {broken[0].detail}"
+        raise NotApplicableError(msg)
+    return replace(run, schedule=schedule)
+
+
+def _run(
+    baseline: Baseline, form: Form, derived: Instance, words: Words
+) -> BaselineRun:
+    """The published form, or one that holds less, on a derived instance."""
     graph = _graph_of(derived)
-    schedule = _replay(graph, _with_recomputes(words, derived.recompute))
+    schedule = _replay(graph, _as_built(words, derived))
     cap = None
     fits = _fits(schedule)
     if not fits:
@@ -80,7 +126,7 @@ def _of_family(baseline: Baseline, derived: Instance, graph: OpGraph) -> _Found 
     def words_of(size: int) -> Words:
         assert baseline.family is not None
         words = baseline.family.words(derived, size)
-        return _with_recomputes(words, derived.recompute)
+        return _as_built(words, derived)
 
     fitting = _largest(sizes, lambda size: not exceed_a_limit(graph, words_of(size)))
     for size in reversed(sizes[: sizes.index(fitting) + 1] if fitting else ()):
@@ -114,7 +160,7 @@ def _with_gaps(
     def words_of(longer: Instance) -> Words:
         as_published = make is baseline.words and longer == derived
         words = published if as_published else make(longer)
-        return _with_recomputes(words, longer.recompute)
+        return _as_built(words, longer)
 
     room = Room(
         [None if d.limit is None else d.limit - d.static for d in graph.devices],
@@ -167,14 +213,17 @@ def _replay(graph: OpGraph, words: Words) -> Schedule:
     return simulate(graph, dispatch(graph, sequences))
 
 
-def _with_recomputes(words: Words, stages: frozenset[int]) -> Words:
-    """Put R right before the backward wherever a stage is recomputed."""
-    if not stages:
+def _as_built(words: Words, instance: Instance) -> Words:
+    """The ops that the instance's graph has: R right before the backward, if any."""
+    stages = instance.recompute
+    if stages:
+        words = tuple(
+            tuple(op for work in word for op in _recomputed_first(work, stages))
+            for word in words
+        )
+    if not instance.runtime:
         return words
-    return tuple(
-        tuple(op for work in word for op in _recomputed_first(work, stages))
-        for word in words
-    )
+    return tuple(tuple(ops_as_built(instance, word)) for word in words)
 
 
 def _recomputed_first(op: Op, stages: frozenset[int]) -> tuple[Op, ...]:

@@ -32,11 +32,16 @@ def without_choices(graph: OpGraph) -> OpGraph | None:
         }
         if set(forms) != {_WHOLE, _SPLIT} or len(choice.literals) != 2:
             return None
-        (whole,) = by_literal[forms[_WHOLE]]
-        parts = {op.kind: op for op in by_literal[forms[_SPLIT]]}
-        if len(parts) != len(by_literal[forms[_SPLIT]]):
+        wholes = by_literal[forms[_WHOLE]]
+        parts = {op[:3]: op for op in by_literal[forms[_SPLIT]]}
+        if not len(parts) == len(by_literal[forms[_SPLIT]]) == 2 * len(wholes):
             return None
-        data |= _shortened(graph, whole, parts)
+        for whole in wholes:  # several where one decision is for several stages
+            names = {kind: (kind, *whole[1:3]) for kind in _SPLIT}
+            if not parts.keys() >= set(names.values()):
+                return None
+            pair = {kind: parts[name] for kind, name in names.items()}
+            data |= _shortened(graph, whole, pair)
         split.append(forms[_SPLIT])
     chosen = graph.select(split)
     digraph = chosen.digraph.copy()

@@ -6,7 +6,9 @@ is a new builder, and the solver, the verifier and the exporters do not change.
 
 from schedopt.build.capacity import Shortfall, least_peaks, shortfalls
 from schedopt.build.derive import Form, derive, form_of
-from schedopt.build.pipeline import build_graph
+from schedopt.build.graph import build_graph
+from schedopt.build.renaming import in_microbatch_order
+from schedopt.build.runtime_rules import ops_as_built
 
 __all__ = [
     "Form",
@@ -14,6 +16,8 @@ __all__ = [
     "build_graph",
     "derive",
     "form_of",
+    "in_microbatch_order",
     "least_peaks",
+    "ops_as_built",
     "shortfalls",
 ]

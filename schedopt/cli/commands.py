@@ -83,6 +83,7 @@ def solve(  # noqa: PLR0913, PLR0917 (one argument per option)
     seed: given.Seed = given.SEED,
     objective: given.ObjectiveOption = None,
     placement: given.PlacementOption = None,
+    runtime: given.RuntimeOption = None,
     reproducible: given.Reproducible = False,
     as_json: given.Json = False,
     gantt: given.Gantt = None,
@@ -108,6 +109,7 @@ def solve(  # noqa: PLR0913, PLR0917 (one argument per option)
         parameters,
         limits,
         placement=placement,
+        runtime=runtime,
         as_json=as_json,
         gantt=gantt,
     )
@@ -162,6 +164,15 @@ def compare(  # noqa: PLR0913, PLR0917 (one argument per option)
             " schedule uses (other placements, cuts and backwards).",
         ),
     ] = False,
+    orders: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--order",
+            metavar="FILE",
+            help="Your own order, a row of ops per device (as torch's CSV) or a"
+            " schedule file; may be given several times.",
+        ),
+    ] = None,
     time_limit: given.TimeLimit = given.TIME_LIMIT_S,
     workers: given.Workers = given.WORKERS,
     seed: given.Seed = given.SEED,
@@ -188,6 +199,7 @@ def compare(  # noqa: PLR0913, PLR0917 (one argument per option)
         Limits(max_ops, max_bytes),
         run_optimizer=run_optimizer,
         forms=forms,
+        order_paths=orders or (),
         as_json=as_json,
     )
     raise typer.Exit(code)

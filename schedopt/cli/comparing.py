@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from schedopt.baselines import BASELINES, BaselineRun, run_baseline
+from schedopt.build import build_graph
 from schedopt.build.quantities import units_of
 from schedopt.cli.exits import DONE, INTERRUPTED, REFUSED, WRONG_USAGE
+from schedopt.cli.order_file import in_form_of_order, load_order
 from schedopt.cli.output import (
     complain,
     print_json,
@@ -25,6 +28,7 @@ from schedopt.instance import FINITE_OBJECTIVES, Instance
 from schedopt.report.baseline_list import baselines_document, baselines_table
 from schedopt.report.comparison import (
     Comparison,
+    GivenOrder,
     comparison_notes,
     comparison_of,
     comparison_table,
@@ -33,9 +37,11 @@ from schedopt.report.comparison import (
 from schedopt.report.documents import baseline_document, comparison_document
 from schedopt.report.memory import over_limit_text
 from schedopt.report.summary import baseline_lines, instance_lines
+from schedopt.simulate import simulate as replay
 from schedopt.solve import solve as solve_instance
 from schedopt.solve.interrupts import TERMINATION, hearing_interrupts
 from schedopt.solve.solution import Solution, SolveParameters
+from schedopt.verify import Rule, runtime_violations, violations
 
 
 def list_baselines(*, as_json: bool) -> int:
@@ -87,9 +93,10 @@ def compare(
     *,
     run_optimizer: bool,
     forms: bool,
+    order_paths: Sequence[Path] = (),
     as_json: bool,
 ) -> int:
-    """Compare every hand-made schedule and the optimizer."""
+    """Compare every hand-made schedule, given orders and the optimizer."""
     documents = []
     code = DONE
     optimizer = parameters if run_optimizer else None
@@ -98,7 +105,11 @@ def compare(
             for number, path in enumerate(paths):
                 with interrupts.let_in():
                     instance = _instance(path, parameters, limits)
-                    comparison = _compare(instance, optimizer, forms=forms)
+                    orders = tuple(
+                        _given_order(order_path, instance, limits)
+                        for order_path in order_paths
+                    )
+                    comparison = _compare(instance, optimizer, orders, forms=forms)
                 if as_json:
                     documents.append(comparison_document(comparison))
                 else:
@@ -151,8 +162,45 @@ def _print_comparison(comparison: Comparison, number: int) -> None:
         print_text(one_line(note))
 
 
+def _given_order(path: Path, instance: Instance, limits: Limits) -> GivenOrder:
+    """Replay an order in the form that it has; only memory limits may be exceeded.
+
+    Raises
+    ------
+    OrderError
+        If it cannot be executed, or the verifier refuses its replay.
+    NotApplicableError
+        If the instance lacks a duration that it needs.
+    """
+    try:
+        derived = in_form_of_order(path, instance, limits)
+        graph = build_graph(derived)
+        schedule = replay(graph, load_order(path, graph, limits))
+    except OrderError as error:
+        raise OrderError(_of_file(path, error)) from None
+    except NotApplicableError as error:
+        raise NotApplicableError(_of_file(path, error)) from None
+    found = violations(graph, schedule.start)
+    found += runtime_violations(derived.runtime, schedule.start)
+    for violation in found:
+        if violation.rule is not Rule.MEMORY:
+            msg = f"{path}: breaks a rule: {violation}"
+            raise OrderError(msg)
+    return GivenOrder(path.name, derived, schedule)
+
+
+def _of_file(path: Path, error: Exception) -> str:
+    """The error's line, which names the file once."""
+    text = str(error)
+    return text if text.startswith(f"{path}: ") else f"{path}: {text}"
+
+
 def _compare(
-    instance: Instance, parameters: SolveParameters | None, *, forms: bool
+    instance: Instance,
+    parameters: SolveParameters | None,
+    orders: tuple[GivenOrder, ...],
+    *,
+    forms: bool,
 ) -> Comparison:
     runs: list[BaselineRun] = []
     not_applicable: list[tuple[str, str]] = []
@@ -165,7 +213,9 @@ def _compare(
     if parameters is not None:
         others = _other_forms(runs, instance) if forms else []
         solutions = _solutions([instance, *others], parameters)
-    return comparison_of(instance, tuple(runs), tuple(not_applicable), tuple(solutions))
+    return comparison_of(
+        instance, tuple(runs), tuple(not_applicable), tuple(solutions), orders
+    )
 
 
 def _other_forms(runs: list[BaselineRun], instance: Instance) -> list[Instance]:

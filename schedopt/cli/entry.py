@@ -7,6 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 
+from schedopt.cli import (
+    measuring_commands,  # noqa: F401 (it adds commands)
+    runtime_commands,  # noqa: F401 (its commands join the app)
+)
 from schedopt.cli.commands import app
 from schedopt.cli.exits import DONE, INTERRUPTED, REFUSED
 from schedopt.cli.output import complain

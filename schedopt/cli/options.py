@@ -10,8 +10,10 @@ from typing import Annotated
 
 import typer
 
+from schedopt.errors import RuntimeNameError
 from schedopt.formats.limits import Limits
 from schedopt.instance import Objective
+from schedopt.runtimes import profile_of
 
 # The defaults of SolveParameters, whose module is slow to import; a test compares them.
 TIME_LIMIT_S = 60.0
@@ -20,11 +22,26 @@ WORKERS = 2
 SEED = 0
 
 
+def positive(value: float | None) -> float | None:
+    """An option's value if it is a positive number or not given."""
+    if value is not None and (not math.isfinite(value) or value <= 0):
+        msg = "must be a positive number"
+        raise typer.BadParameter(msg)
+    return value
+
+
 def _finite(value: float) -> float:
     if not math.isfinite(value) or value <= 0:
         msg = "must be a positive number of seconds"
         raise typer.BadParameter(msg)
     return value
+
+
+def _runtime(value: str | None) -> str | None:
+    try:
+        return None if value is None else profile_of(value).name
+    except RuntimeNameError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 class PlacementChoice(StrEnum):
@@ -81,6 +98,15 @@ PlacementOption = Annotated[
         "--placement",
         help="Place the stages so; any: search for the best placement, all at equal"
         " memory.  [default: what the instance says]",
+    ),
+]
+RuntimeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--runtime",
+        metavar="NAME",
+        callback=_runtime,
+        help="Keep the rules of this runtime, and say what they cost.",
     ),
 ]
 Reproducible = Annotated[

@@ -4,3 +4,122 @@ As in ``commands``, nothing slow is imported here.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from schedopt.cli import options as given
+from schedopt.cli.commands import app
+from schedopt.cli.exits import WRONG_USAGE
+from schedopt.cli.later import Later
+from schedopt.cli.output import complain
+from schedopt.execute.choices import Backend, Comms, Model
+from schedopt.formats.limits import Limits
+
+if TYPE_CHECKING:
+    from schedopt.cli import executing, exporting
+else:
+    executing = Later("schedopt.cli.executing")
+    exporting = Later("schedopt.cli.exporting")
+
+
+@app.command(short_help="Write a runtime's files.")
+def export(
+    name: Annotated[
+        str | None, typer.Argument(metavar="FORMAT", help="The format's name.")
+    ] = None,
+    schedule: Annotated[
+        Path | None, typer.Argument(metavar="SCHEDULE", help="Schedule file.")
+    ] = None,
+    show_list: Annotated[
+        bool, typer.Option("--list", help="List the formats.")
+    ] = False,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--output", metavar="DIR", help="Folder of the files, made if needed."
+        ),
+    ] = Path(),
+    as_json: given.Json = False,
+    max_ops: given.MaxOps = given.DEFAULT_LIMITS.max_ops,
+    max_bytes: given.MaxBytes = given.DEFAULT_LIMITS.max_bytes,
+) -> None:
+    """Write a schedule as the files that a runtime executes.
+
+    A schedule that breaks a rule of the runtime is refused, with the op that does.
+    """
+    if show_list:
+        raise typer.Exit(exporting.list_formats(as_json=as_json))
+    if name is None or schedule is None:
+        complain("export needs FORMAT and SCHEDULE, or --list")
+        raise typer.Exit(WRONG_USAGE)
+    limits = Limits(max_ops, max_bytes)
+    code = exporting.export_schedule(name, schedule, output, limits, as_json=as_json)
+    raise typer.Exit(code)
+
+
+@app.command(short_help="Let torch execute a schedule.")
+def execute(  # noqa: PLR0913, PLR0917 (one argument per option)
+    schedule: given.SchedulePath,
+    model: Annotated[
+        Model, typer.Option(help="What the stages compute; sleep: times are compared.")
+    ] = Model.TRANSFORMER,
+    comms: Annotated[
+        Comms, typer.Option(help="Who puts the sends and receives into the rows.")
+    ] = Comms.TORCH,
+    backend: Annotated[
+        Backend,
+        typer.Option(help="gloo: processes on the CPU; nccl: one GPU per device."),
+    ] = Backend.GLOO,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Training steps.  [default: 2; with sleep 4]"
+        ),
+    ] = None,
+    blocks: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Blocks of the model per stage.")
+    ] = 1,
+    sleep_scale: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            callback=given.positive,
+            help="Seconds slept per second of the instance.  [default: ops sleep 50 ms"
+            " on average]",
+        ),
+    ] = None,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="S",
+            callback=given.positive,
+            help="How long a rank waits for another beyond what is predicted, seconds.",
+        ),
+    ] = 60.0,
+    seed: given.Seed = given.SEED,
+    as_json: given.Json = False,
+    max_ops: given.MaxOps = given.DEFAULT_LIMITS.max_ops,
+    max_bytes: given.MaxBytes = given.DEFAULT_LIMITS.max_bytes,
+) -> None:
+    """Let torch execute a schedule, and compare it with the plain model.
+
+    Each device is a process of its own on this machine. Losses and all gradients must
+    be those of the unpipelined model within 1e-12, in float64, or the exit code is 1.
+    """
+    code = executing.execute(
+        schedule,
+        Limits(max_ops, max_bytes),
+        model=model,
+        comms=comms,
+        backend=backend,
+        blocks=blocks,
+        seed=seed,
+        steps=steps,
+        sleep_scale=sleep_scale,
+        timeout_s=timeout,
+        as_json=as_json,
+    )
+    raise typer.Exit(code)

@@ -21,7 +21,7 @@ from schedopt.cli.pictures import print_gantt
 from schedopt.cli.progress import showing_progress
 from schedopt.cli.saving import check_writable, free_path, save_solution
 from schedopt.errors import NotApplicableError
-from schedopt.formats import Limits, load_instance
+from schedopt.formats import Limits, load_instance, with_runtime
 from schedopt.formats.complaints import one_line
 from schedopt.instance import Instance, Objective, Placement
 from schedopt.opgraph import Units
@@ -32,8 +32,15 @@ from schedopt.report.placements import (
     placements_table,
 )
 from schedopt.report.quantities import seconds_text, time_text
+from schedopt.report.runtime_price import price_document, price_lines
 from schedopt.report.summary import solution_lines
-from schedopt.solve import PlacementSearch, bounds_of, solve_placements
+from schedopt.solve import (
+    PlacementSearch,
+    RuntimePrice,
+    bounds_of,
+    solve_placements,
+    solve_with_price,
+)
 from schedopt.solve import solve as solve_instance
 from schedopt.solve.interrupts import TERMINATION, hearing_interrupts
 from schedopt.solve.solution import Solution, SolveParameters, Status
@@ -41,13 +48,14 @@ from schedopt.solve.solution import Solution, SolveParameters, Status
 _NAME_WIDTH = 24  # bounds are printed as they come, so their names' lengths are unknown
 
 
-def solve(
+def solve(  # noqa: PLR0913 (one argument per option)
     path: Path,
     output: Path | None,
     parameters: SolveParameters,
     limits: Limits,
     *,
     placement: PlacementChoice | None = None,
+    runtime: str | None = None,
     as_json: bool,
     gantt: bool | None,
 ) -> int:
@@ -55,39 +63,52 @@ def solve(
     check_writable(output)
     with hearing_interrupts(*TERMINATION) as interrupts:
         with interrupts.let_in():
-            instance = _load(path, placement, limits)
-        search = None
+            instance, free = _load(path, placement, runtime, limits)
+        search = price = None
         with showing_progress(units_of(instance)) as progress:
             if placement is PlacementChoice.ANY:
                 search = solve_placements(instance, parameters, progress, limits=limits)
-            solution = (
-                search.best
-                if search
-                else solve_instance(instance, parameters, progress)
-            )
+                solution = search.best
+            elif free is not None:
+                price = solve_with_price(free, instance, parameters, progress)
+                solution = price.solution
+            else:
+                solution = solve_instance(instance, parameters, progress)
         if solution.interrupted and output is None and solution.schedule is not None:
             output = free_path(f"{file_stem(instance.name)}.schedule.json")
         if output is not None and solution.schedule is not None:
             save_solution(output, solution)
-    _print(solution, search, as_json=as_json, gantt=gantt)
+    _print(solution, search, price, as_json=as_json, gantt=gantt)
     return _outcome(path, solution, output)
 
 
-def _load(path: Path, placement: PlacementChoice | None, limits: Limits) -> Instance:
-    """The instance, placed as it is asked for."""
-    instance = load_instance(path, limits)
+def _load(
+    path: Path,
+    placement: PlacementChoice | None,
+    runtime: str | None,
+    limits: Limits,
+) -> tuple[Instance, Instance | None]:
+    """The instance as it is asked for; with a runtime, also without its rules."""
     if placement is None or placement is PlacementChoice.ANY:
-        return instance
+        instance = load_instance(path, limits, runtime=runtime)
+        if runtime is None or placement is PlacementChoice.ANY:
+            return instance, None
+        return instance, load_instance(path, limits, runtime="")
+    free = load_instance(path, limits, runtime=None if runtime is None else "")
     try:
-        return placed(instance, Placement(placement.value), limits)
+        free = placed(free, Placement(placement.value), limits)
     except NotApplicableError as error:
         msg = f"{path}: cannot be placed as --placement {placement.value} asks: {error}"
         raise NotApplicableError(msg) from None
+    if runtime is None:
+        return free, None
+    return with_runtime(free, runtime), free
 
 
 def _print(
     solution: Solution,
     search: PlacementSearch | None,
+    price: RuntimePrice | None,
     *,
     as_json: bool,
     gantt: bool | None,
@@ -96,10 +117,14 @@ def _print(
         document = solution_document(solution)
         if search is not None:
             document["placements"] = placements_document(search)
+        if price is not None:
+            document["runtime"] = price_document(price)
         print_json(document)
         return
     if solution.schedule is not None:
-        print_lines(solution_lines(solution))
+        print_lines(
+            solution_lines(solution) + ([] if price is None else price_lines(price))
+        )
     if search is not None:
         print_text("")
         print_rich(placements_table(search))

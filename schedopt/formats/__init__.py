@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         instance_from_document,
         instance_sha256,
         load_instance,
+        with_runtime,
     )
     from schedopt.formats.instance_model import instance_schema
     from schedopt.formats.limits import Limits
@@ -50,6 +51,7 @@ _HOME = {
     "schedule_schema": "schedule_model",
     "starts_from": "schedule_file",
     "stream_text": "streams",
+    "with_runtime": "instance_file",
     "write_schedule_document": "schedule_file",
     "write_text_atomically": "writing",
 }
@@ -71,6 +73,7 @@ __all__ = [
     "schedule_schema",
     "starts_from",
     "stream_text",
+    "with_runtime",
     "write_schedule_document",
     "write_text_atomically",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import replace
 from typing import Any
 
 from schedopt.errors import FormatError, InstanceError
@@ -25,6 +26,7 @@ from schedopt.formats.instance_rules import (
     size_complaints,
     stage_count,
 )
+from schedopt.formats.instance_runtime import recomputed_stages
 from schedopt.formats.limits import Limits
 from schedopt.formats.model import checked
 from schedopt.formats.reading import read_document
@@ -37,14 +39,20 @@ from schedopt.instance import (
     Placement,
     StageCost,
 )
+from schedopt.runtimes import profile_of
 
 DEFAULT_LIMITS = Limits()
 
 
 def load_instance(
-    path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS
+    path: str | os.PathLike[str],
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    runtime: str | None = None,
 ) -> Instance:
     """Read an instance from a JSON or YAML file.
+
+    A ``runtime`` takes the place of the one that the file names; empty means none.
 
     Raises
     ------
@@ -54,7 +62,26 @@ def load_instance(
         If a field is missing, unknown or breaks a rule.
     """
     document = read_document(path, limits)
+    if runtime is not None and isinstance(document, dict):
+        name = profile_of(runtime).name if runtime else None
+        document = document | {"runtime": name}
     return instance_from_document(document, os.fspath(path), limits)
+
+
+def with_runtime(instance: Instance, runtime: str) -> Instance:
+    """The same instance under the rules of a runtime; empty: under none.
+
+    Raises
+    ------
+    RuntimeNameError
+        If there is no such runtime.
+    InstanceError
+        If it can execute no schedule of the instance; the message says what to change.
+    """
+    if not runtime:
+        return replace(instance, runtime="")
+    document = instance_document(replace(instance, runtime=profile_of(runtime).name))
+    return instance_from_document(document, instance.name, Limits(max_ops=10**9))
 
 
 def instance_from_document(
@@ -134,12 +161,14 @@ def instance_document(instance: Instance) -> dict[str, Any]:
         "microbatch_scale": [_number(scale) for scale in instance.microbatch_scale],
         "resolution": _number(instance.resolution),
         "objective": instance.objective.value,
+        "runtime": instance.runtime or None,
     }
     left_out: dict[str, Any] = {
         "source": "",
         "communication": {},
         "recompute": [],
         "microbatch_scale": [],
+        "runtime": None,
     }
     return _without(document, left_out)
 
@@ -157,7 +186,6 @@ def instance_sha256(instance: Instance) -> str:
 def instance_of(fields: InstanceFields) -> Instance:
     """The instance that checked fields describe."""
     placement = fields.placement
-    recompute = {"none": [], "full": list(range(stage_count(fields)))}
     return Instance(
         name=fields.name,
         stages=_stages(fields),
@@ -167,17 +195,14 @@ def instance_of(fields: InstanceFields) -> Instance:
         device_of_stage=devices_of_stages(fields),
         backward=backward_form(fields),
         communication=_communication(fields.communication),
-        recompute=frozenset(
-            recompute[fields.recompute]
-            if isinstance(fields.recompute, str)
-            else fields.recompute
-        ),
+        recompute=recomputed_stages(fields, stage_count(fields)),
         microbatch_scale=tuple(fields.microbatch_scale),
         time_unit=fields.time_unit,
         memory_unit=fields.memory_unit,
         resolution=fields.resolution,
         objective=fields.objective,
         source=fields.source,
+        runtime=fields.runtime or "",
     )
 
 

@@ -23,6 +23,7 @@ from schedopt.instance import (
     Objective,
     Placement,
 )
+from schedopt.runtimes import PROFILES
 
 INSTANCE_SCHEMA = "schedopt/instance/v1"
 
@@ -59,6 +60,7 @@ _backward = values.word(Backward).or_null()
 _placement = values.word(tuple(p for p in Placement if p is not Placement.EXPLICIT))
 _objective = values.word(Objective)
 _recompute = values.word(("none", "full"))
+_runtime = values.word(tuple(PROFILES)).or_null()
 _resolution = values.power_of_ten(-9, 0)
 TimeUnit = Annotated[str, _time_unit.validator, _time_unit.json_schema]
 MemoryUnit = Annotated[str, _memory_unit.validator, _memory_unit.json_schema]
@@ -249,7 +251,7 @@ class InstanceFields(Strict):
         field(
             "whether the backward is one op (whole), two (split), or either per stage"
             " and microbatch (choose); absent means split where every stage gives"
-            " backward_input and backward_weight, else whole",
+            " backward_input and backward_weight and the runtime can, else whole",
             default=None,
         )
     )
@@ -279,6 +281,11 @@ class InstanceFields(Strict):
             " (period)",
             default=Objective.MAKESPAN,
         )
+    )
+    runtime: Annotated[str | None, _runtime.validator, _runtime.json_schema] = field(
+        "the runtime that will execute the schedule, whose rules then hold; absent"
+        " means none",
+        default=None,
     )
 
 

@@ -12,6 +12,11 @@ from schedopt.formats.instance_model import (
     InstanceFields,
     StageFields,
 )
+from schedopt.formats.instance_runtime import (
+    default_form,
+    form_under,
+    runtime_complaints,
+)
 from schedopt.formats.instance_times import time_complaints
 from schedopt.formats.limits import Limits
 from schedopt.instance import (
@@ -22,6 +27,7 @@ from schedopt.instance import (
     exact,
     place,
 )
+from schedopt.runtimes import profile_of
 
 # Ops per stage and microbatch of each form of backward, F included.
 _KINDS = {Backward.WHOLE: 2, Backward.SPLIT: 3, Backward.CHOOSE: 4}
@@ -41,11 +47,16 @@ def device_count(fields: InstanceFields) -> int:
 
 
 def backward_form(fields: InstanceFields) -> Backward:
-    """The form of backward: as given, else split where every stage can."""
-    if fields.backward is not None:
-        return fields.backward
-    splits = all(_can_split(cost) for _, cost in _costs(fields))
-    return Backward.SPLIT if splits else Backward.WHOLE
+    """The form of backward: as given, else split where every stage can.
+
+    A runtime that has one form only leaves no choice.
+    """
+    if fields.backward is None:
+        splits = all(_can_split(cost) for _, cost in _costs(fields))
+        return default_form(fields, splits)
+    if fields.runtime:
+        return form_under(profile_of(fields.runtime), fields.backward)
+    return fields.backward
 
 
 def devices_of_stages(fields: InstanceFields) -> tuple[int, ...]:
@@ -96,6 +107,13 @@ def rule_complaints(fields: InstanceFields) -> Iterator[Complaint]:
     yield from time_complaints(fields)
     placement = list(_placement_complaints(fields))
     yield from placement or _memory_complaints(fields)
+    if not placement:
+        yield from runtime_complaints(
+            fields,
+            backward_form(fields),
+            devices_of_stages(fields),
+            device_count(fields),
+        )
 
 
 def written_stages(fields: InstanceFields) -> Iterator[tuple[Path, StageFields]]:

@@ -11,7 +11,13 @@ from rich.table import Table
 from schedopt.baselines import BaselineRun
 from schedopt.build import form_of
 from schedopt.instance import Backward, Instance, Placement
-from schedopt.report.memory import DevicePeak, device_peaks, peak_and_limit, tightest
+from schedopt.report.memory import (
+    DevicePeak,
+    device_peaks,
+    over_limit_text,
+    peak_and_limit,
+    tightest,
+)
 from schedopt.report.quantities import (
     BUBBLE_FORMULA,
     number_text,
@@ -30,7 +36,8 @@ class Row:
     Attributes
     ----------
     name : str
-        The hand-made schedule, or ``schedopt`` for the optimizer.
+        The hand-made schedule, the file of a given order, or ``schedopt`` for the
+        optimizer.
     form : str
         The form in which it runs.
     own_form : bool
@@ -77,14 +84,25 @@ class Comparison:
     solutions: tuple[Solution, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class GivenOrder:
+    """A user's own order, replayed on the instance in the form that it has."""
+
+    name: str
+    derived: Instance
+    schedule: Schedule
+
+
 def comparison_of(
     instance: Instance,
     runs: tuple[BaselineRun, ...],
     not_applicable: tuple[tuple[str, str], ...],
     solutions: tuple[Solution, ...],
+    orders: tuple[GivenOrder, ...] = (),
 ) -> Comparison:
     """Put finished runs side by side; gaps are of the instance's objective."""
     rows = [_baseline_row(run, instance, solutions) for run in runs]
+    rows += [_order_row(order, instance, solutions) for order in orders]
     rows += [
         _solution_row(solution, instance) for solution in solutions if solution.schedule
     ]
@@ -176,17 +194,6 @@ def _baseline_row(
     instance: Instance,
     solutions: tuple[Solution, ...],
 ) -> Row:
-    bounds = [
-        Fraction(solution.lower_bound, solution.graph.units.ticks_per_unit)
-        for solution in solutions
-        if is_of_form(run.derived, solution.instance)
-    ]
-    # A schedule that exceeds the limit may be shorter than the bound, which obeys it.
-    gap = None
-    if bounds and run.fits:
-        ticks = run.schedule.value(instance.objective.of_finite)
-        value = Fraction(ticks, run.graph.units.ticks_per_unit)
-        gap = float((value - max(bounds)) / value) if value else 0.0
     return Row(
         name=run.baseline.name,
         form=str(run.form),
@@ -194,8 +201,47 @@ def _baseline_row(
         cap=run.cap,
         fits=run.fits,
         schedule=run.schedule,
-        gap=gap,
+        gap=_gap(run.schedule, run.derived, instance, solutions, fits=run.fits),
     )
+
+
+def _order_row(
+    order: GivenOrder, instance: Instance, solutions: tuple[Solution, ...]
+) -> Row:
+    fits = not over_limit_text(order.schedule)
+    return Row(
+        name=order.name,
+        form=str(form_of(order.derived)),
+        own_form=is_of_form(order.derived, instance),
+        cap=None,
+        fits=fits,
+        schedule=order.schedule,
+        gap=_gap(order.schedule, order.derived, instance, solutions, fits=fits),
+    )
+
+
+def _gap(
+    schedule: Schedule,
+    derived: Instance,
+    instance: Instance,
+    solutions: tuple[Solution, ...],
+    *,
+    fits: bool,
+) -> float | None:
+    """To the best bound of the form; None without one.
+
+    A schedule that exceeds the limit may be shorter than the bound, which obeys it.
+    """
+    bounds = [
+        Fraction(solution.lower_bound, solution.graph.units.ticks_per_unit)
+        for solution in solutions
+        if is_of_form(derived, solution.instance)
+    ]
+    if not bounds or not fits:
+        return None
+    ticks = schedule.value(instance.objective.of_finite)
+    value = Fraction(ticks, schedule.graph.units.ticks_per_unit)
+    return float((value - max(bounds)) / value) if value else 0.0
 
 
 def _solution_row(solution: Solution, instance: Instance) -> Row:

@@ -6,12 +6,14 @@ from schedopt.solve.placements import (
     PlacementTrial,
     solve_placements,
 )
+from schedopt.solve.runtime_price import RuntimePrice, solve_with_price
 from schedopt.solve.solution import Solution, SolveParameters, Status, TraceEntry
 from schedopt.solve.solving import bounds_of, solve
 
 __all__ = [
     "PlacementSearch",
     "PlacementTrial",
+    "RuntimePrice",
     "Solution",
     "SolveParameters",
     "Status",
@@ -19,6 +21,7 @@ __all__ = [
     "bounds_of",
     "solve",
     "solve_placements",
+    "solve_with_price",
 ]
 
 make_callable(__name__, solve)  # schedopt.solve(instance)

@@ -12,12 +12,18 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import NamedTuple
 
-from schedopt.instance import Objective
+from schedopt.build import in_microbatch_order
+from schedopt.instance import Instance, Objective
 from schedopt.opgraph import OpGraph
 from schedopt.schedule import Schedule
 from schedopt.solve.solution import TraceEntry
 from schedopt.steady import Periodic
-from schedopt.verify import Violation, steady_violations, violations
+from schedopt.verify import (
+    Violation,
+    runtime_violations,
+    steady_violations,
+    violations,
+)
 
 Progress = Callable[[TraceEntry], None]
 
@@ -51,9 +57,16 @@ class Incumbent:
     """What is known about the best possible value of one op graph."""
 
     def __init__(
-        self, graph: OpGraph, objective: Objective, progress: Progress | None = None
+        self,
+        graph: OpGraph,
+        objective: Objective,
+        progress: Progress | None = None,
+        *,
+        ruled: Instance | None = None,
     ) -> None:
+        """``ruled`` is the instance where a runtime's rules hold for it."""
         self.graph = graph
+        self._ruled = ruled
         self.objective = objective
         self.trace: list[TraceEntry] = []
         self.complaints: list[str] = []
@@ -99,12 +112,19 @@ class Incumbent:
         return time.monotonic() - self._began
 
     def offer(self, schedule: Schedule, member: str) -> Verdict:
-        """Take a better schedule; at a tie lower peaks, then earlier starts."""
+        """Take a better schedule; at a tie lower peaks, then earlier starts.
+
+        Where a runtime asks for it, equal microbatches are renamed first.
+        """
+        if self._ruled is not None:
+            schedule = in_microbatch_order(self._ruled, schedule)
         value = schedule.value(self.objective)
         rank = (value, sum(schedule.peak_memory), sum(schedule.start.values()))
         if self._best is not None and rank >= self._best.rank:
             return Verdict.NO_BETTER
         broken = violations(self.graph, schedule.start)
+        if self._ruled is not None:
+            broken += runtime_violations(self._ruled.runtime, schedule.start)
         return self._judge(_Best(schedule, value, member, rank), broken)
 
     def offer_periodic(self, periodic: Periodic, member: str) -> Verdict:

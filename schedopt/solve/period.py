@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 
 from schedopt.bounds import quick_bounds
+from schedopt.build import in_microbatch_order
 from schedopt.errors import NotApplicableError
 from schedopt.instance import Instance
 from schedopt.opgraph import OpGraph
+from schedopt.runtimes import profile_of
 from schedopt.schedule import Schedule
 from schedopt.solve.incumbent import Incumbent
 from schedopt.steady import (
@@ -19,7 +21,7 @@ from schedopt.steady import (
     unrolled,
 )
 from schedopt.steady.problem import LONGEST_PATTERN
-from schedopt.verify import violations
+from schedopt.verify import runtime_violations, violations
 
 
 def require_steady_state(instance: Instance, graph: OpGraph) -> None:
@@ -32,6 +34,13 @@ def require_steady_state(instance: Instance, graph: OpGraph) -> None:
     """
     if pattern_length(graph) is not None:
         return
+    if instance.runtime and profile_of(instance.runtime).last_stage_paired:
+        msg = (
+            f"{instance.name} has no period under the rules of {instance.runtime}:"
+            " on its last stage a microbatch waits for the one before; choose another"
+            " objective"
+        )
+        raise NotApplicableError(msg)
     why = (
         "its microbatches differ, and not in a pattern of at most"
         f" {LONGEST_PATTERN} that repeats: give them equal costs"
@@ -64,11 +73,15 @@ def begin_period(incumbent: Incumbent, deadline: float | None) -> None:
             return
 
 
-def unroll_verified(incumbent: Incumbent, periodic: Periodic) -> Schedule | None:
+def unroll_verified(
+    incumbent: Incumbent, periodic: Periodic, instance: Instance
+) -> Schedule | None:
     """The batch in the order of the steady state, after the verifier has passed it."""
     for unroll in (unrolled, as_repeated):
         schedule = unroll(incumbent.graph, periodic)
+        schedule = in_microbatch_order(instance, schedule)
         broken = violations(incumbent.graph, schedule.start)
+        broken += runtime_violations(instance.runtime, schedule.start)
         if not broken:
             return schedule
         incumbent.complaints.append(f"unrolling gave an invalid schedule: {broken[0]}")

@@ -66,6 +66,25 @@ class TraceEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hint:
+    """What solving another instance says of this one.
+
+    Attributes
+    ----------
+    method : str
+        Where it comes from, for traces and results.
+    schedule : Schedule or None
+        A schedule of this instance; the verifier judges it.
+    lower_bound : int
+        Proven also for this instance, ticks; 0 if nothing is.
+    """
+
+    method: str
+    schedule: Schedule | None = None
+    lower_bound: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Solution:
     """The outcome of solving an instance; times in ticks.
 

@@ -21,7 +21,7 @@ from schedopt.solve.period import (
 )
 from schedopt.solve.plan import is_large
 from schedopt.solve.portfolio import Portfolio
-from schedopt.solve.solution import Solution, SolveParameters, Status
+from schedopt.solve.solution import Hint, Solution, SolveParameters, Status
 from schedopt.solve.starts import one_by_one, starts
 from schedopt.version import own_version
 
@@ -32,6 +32,7 @@ def solve(
     progress: Progress | None = None,
     *,
     known: Solution | None = None,
+    hint: Hint | None = None,
 ) -> Solution:
     """Find a good schedule of the instance and prove how good it is.
 
@@ -46,6 +47,8 @@ def solve(
     known : Solution, optional
         What an earlier call found for this instance and objective; this one goes on
         from its schedule and its bound, and is never worse.
+    hint : Hint, optional
+        What solving another instance says of this one.
     """
     parameters = parameters or SolveParameters()
     began = time.monotonic()
@@ -58,10 +61,13 @@ def solve(
         objective = parameters.objective or instance.objective
         if objective is Objective.PERIOD:
             require_steady_state(instance, graph)
-        incumbent = Incumbent(graph, objective, progress)
+        ruled = instance if instance.runtime else None
+        incumbent = Incumbent(graph, objective, progress, ruled=ruled)
         baselines: dict[str, int] = {}
         if known is not None:
             _go_on(known, incumbent, baselines)
+        if hint is not None and not short:
+            _take(hint, incumbent)
         interrupted = False
         with Portfolio(
             instance, incumbent, parameters, deadline, interrupts
@@ -85,7 +91,7 @@ def solve(
         interrupted |= interrupts.take()
         schedule = incumbent.schedule
         if incumbent.periodic is not None:
-            schedule = unroll_verified(incumbent, incumbent.periodic)
+            schedule = unroll_verified(incumbent, incumbent.periodic, instance)
     baselines |= portfolio.baselines
     reasons = [_infeasible(graph, short)] if short else []
     reasons += incumbent.complaints + portfolio.failures
@@ -141,6 +147,15 @@ def _go_on(known: Solution, incumbent: Incumbent, baselines: dict[str, int]) -> 
     incumbent.prove(known.lower_bound, "an earlier run")
     if known.best_baseline is not None:
         baselines.update([known.best_baseline])
+
+
+def _take(hint: Hint, incumbent: Incumbent) -> None:
+    """A schedule and a bound that come from elsewhere."""
+    if hint.schedule is not None and incumbent.objective is not Objective.PERIOD:
+        schedule = Schedule(incumbent.graph, hint.schedule.start)
+        incumbent.offer(schedule, hint.method)
+    if hint.lower_bound > 0:
+        incumbent.prove(hint.lower_bound, hint.method)
 
 
 def bounds_of(

@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from schedopt.baselines import BASELINES, Baseline, BaselineRun, run_baseline
-from schedopt.build import Form, form_of
+from schedopt.build import Form, form_of, ops_as_built
+from schedopt.build.runtime_rules import PAIR
 from schedopt.errors import NotApplicableError, OrderError
 from schedopt.instance import Backward, Instance, Objective
 from schedopt.opgraph import OpGraph, Stream
@@ -53,8 +54,10 @@ def _start(
         if run is None:
             return None
         published = run.form.backward is own.backward or own.backward is Backward.CHOOSE
-        translate = _on if published else _split
-        schedule = translate(graph, run.schedule, objective)
+        if published:
+            schedule = _on(graph, _named_as_built(run, own, graph), objective)
+        else:
+            schedule = _split(instance, graph, run.schedule, objective)
     except (NotApplicableError, OrderError):
         return None
     return Start(baseline.name, schedule, published) if _fits(schedule) else None
@@ -82,10 +85,24 @@ def _on(graph: OpGraph, schedule: Schedule, objective: Objective) -> Schedule:
     )
 
 
-def _split(graph: OpGraph, schedule: Schedule, objective: Objective) -> Schedule:
+def _named_as_built(run: BaselineRun, own: Form, graph: OpGraph) -> Schedule:
+    """The run's schedule, with one op for I and W where the graph names it apart."""
+    schedule = run.schedule
+    if not (own.backward is Backward.CHOOSE and run.form.backward is Backward.SPLIT):
+        return schedule
+    start = {}
+    for op, time in schedule.start.items():
+        pair = op._replace(part=PAIR)
+        start[pair if pair in graph.data else op] = time
+    return Schedule(graph, start)
+
+
+def _split(
+    instance: Instance, graph: OpGraph, schedule: Schedule, objective: Objective
+) -> Schedule:
     """A whole-backward order with every B run as I and, right after it, W."""
     sequences = {
-        stream: tuple(part for op in ops for part in _parts(op))
+        stream: tuple(ops_as_built(instance, [p for op in ops for p in _parts(op)]))
         for stream, ops in schedule.order.sequences.items()
         if any(op.kind.is_compute for op in ops)
     }

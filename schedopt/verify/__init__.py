@@ -7,6 +7,7 @@ measures schedules; it reads op graphs, and for files the format and the builder
 from schedopt.verify.claims import CLAIMS, claims_violations
 from schedopt.verify.file import verify_file
 from schedopt.verify.rules import RULES, violations
+from schedopt.verify.runtime import runtime_violations
 from schedopt.verify.steady import STEADY_RULES, steady_violations
 from schedopt.verify.violation import Rule, Violation
 
@@ -17,6 +18,7 @@ __all__ = [
     "Rule",
     "Violation",
     "claims_violations",
+    "runtime_violations",
     "steady_violations",
     "verify_file",
     "violations",

@@ -14,6 +14,7 @@ from schedopt.ops import Op
 from schedopt.verify.claims import claims_violations
 from schedopt.verify.quantities import in_unit, ticks_of
 from schedopt.verify.rules import violations
+from schedopt.verify.runtime import runtime_violations
 from schedopt.verify.timing import Timing
 from schedopt.verify.violation import Rule, Violation
 
@@ -29,6 +30,7 @@ def verify_file(file: ScheduleFile) -> tuple[Violation, ...]:
     found = [*_instance_violations(file), *_row_violations(file, graph, starts)]
     if file.status in ("optimal", "feasible") or file.ops:
         found.extend(violations(graph, starts))
+        found.extend(runtime_violations(file.instance.runtime, starts))
     found.extend(claims_violations(file, Timing(graph, starts)))
     return tuple(found)
 

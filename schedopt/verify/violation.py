@@ -9,7 +9,7 @@ from schedopt.ops import Op
 
 
 class Rule(StrEnum):
-    """The rules by name; those after CYCLE concern what a schedule file says."""
+    """The rules by name; those from INSTANCE on concern what a schedule file says."""
 
     KNOWN = "known op"
     TIME = "start is a time"
@@ -20,6 +20,7 @@ class Rule(StrEnum):
     PRECEDENCE = "after what it needs"
     MEMORY = "within the memory limit"
     CYCLE = "ops of one cycle, repeated"
+    MICROBATCH_ORDER = "order of microbatches as the runtime's"
     INSTANCE = "hash of the instance"
     ROW = "row agrees with its op"
     MEMORY_EDGE = "after what frees its memory"

@@ -1,0 +1,217 @@
+"""``execute``: torch runs a schedule, and its results are judged."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from schedopt.cli.exits import DONE, REFUSED
+from schedopt.cli.output import complain, console, print_json, print_lines
+from schedopt.cli.stored import schedule_of
+from schedopt.errors import ExecutionError, ExportError, FormatError
+from schedopt.execute import Backend, Comms, Execution, Job, Model, job_of
+from schedopt.execute import execute as execute_job
+from schedopt.execute.executing import FIDELITY
+from schedopt.execute.processes import TORCH, torch_version
+from schedopt.export import program_of
+from schedopt.formats import Limits, load_schedule
+from schedopt.report.quantities import count_text, seconds_text, share_text
+from schedopt.verify import verify_file
+
+EVERY_S = 10.0  # between two lines of progress where there is no terminal
+
+
+def execute(  # noqa: PLR0913 (one argument per option)
+    path: Path,
+    limits: Limits,
+    *,
+    model: Model,
+    comms: Comms,
+    backend: Backend,
+    blocks: int,
+    seed: int,
+    steps: int | None,
+    sleep_scale: float | None,
+    timeout_s: float,
+    as_json: bool,
+) -> int:
+    """Execute a schedule with torch and compare it with the plain model."""
+    version = torch_version()
+    if not version.startswith(f"{TORCH}."):
+        complain(
+            f"warning: torch {version} is installed, and its private runtime is known"
+            f" as of {TORCH} here; pip install 'schedopt[torch]' brings that one"
+        )
+    job = _job(
+        path,
+        limits,
+        model=model,
+        comms=comms,
+        blocks=blocks,
+        seed=seed,
+        steps=steps,
+        sleep_scale=sleep_scale,
+    )
+    try:
+        with _showing(job, backend) as progress:
+            execution = execute_job(
+                job, backend=backend, timeout_s=timeout_s, progress=progress
+            )
+    except ExecutionError as error:
+        msg = f"{path}: {error}"
+        raise ExecutionError(msg) from None
+    if as_json:
+        print_json(execution_document(execution))
+    else:
+        print_lines(execution_lines(execution))
+    return _judged(path, execution)
+
+
+def _job(path: Path, limits: Limits, **choices: Any) -> Job:
+    file = load_schedule(path, limits)
+    if not file.ops:
+        msg = f"{path}: there is no schedule in it (status {file.status})"
+        raise FormatError(msg)
+    found = verify_file(file)
+    if found:
+        msg = f"{path}: not executed, the verifier refuses it: {found[0]}"
+        raise FormatError(msg)
+    try:
+        program = program_of(file.instance, schedule_of(file, path))
+        return job_of(program, **choices)
+    except ExportError as error:
+        msg = f"{path}: {error}"
+        raise ExportError(msg) from None
+
+
+@contextmanager
+def _showing(job: Job, backend: Backend) -> Iterator[Callable[[int, int], None]]:
+    """How far it has come: a live line on a terminal, else a line now and then."""
+    out = console(stderr=True)
+    started = last = time.monotonic()
+
+    def line(state: str) -> str:
+        clock = seconds_text(time.monotonic() - started).rjust(8)
+        return f"{clock}  {job.name}: {job.model.value}, {state}"
+
+    with out.status(line(f"starting {_processes(job, backend)}")) as status:
+
+        def progress(done: int, of: int) -> None:
+            nonlocal last
+            about = ""
+            if job.predicted_s is not None:
+                about = f", {job.predicted_s:.1f} s each as predicted"
+            text = line(f"{done} of {count_text(of, 'step')} done{about}")
+            if out.is_terminal:
+                status.update(text)
+            elif time.monotonic() - last > EVERY_S:
+                last = time.monotonic()
+                out.print(text)
+
+        yield progress
+
+
+def _processes(job: Job, backend: Backend) -> str:
+    if backend is Backend.NCCL:
+        return f"{count_text(job.ranks, 'GPU')}, one process each, nccl"
+    return f"{count_text(job.ranks, 'process', 'processes')} on the CPU, gloo"
+
+
+def _judged(path: Path, execution: Execution) -> int:
+    """The exit code; complains about other gradients, and warns of another time."""
+    outcome, fidelity = execution.outcome, execution.fidelity
+    if not execution.agrees:
+        worst = outcome.gradient
+        if worst.value <= execution.tolerance:
+            what = f"losses differ by {outcome.loss_difference:.3g}"
+        elif math.isinf(worst.value):
+            what = f"a gradient is missing ({worst.where})"
+        else:
+            what = f"gradients differ by up to {worst.value:.3g} ({worst.where})"
+        complain(
+            f"{path}: {what} from the unpipelined model's, more than"
+            f" {execution.tolerance:g}; do not train with this schedule"
+        )
+        return REFUSED
+    if fidelity is not None and not fidelity.is_close:
+        complain(
+            f"warning: {path}: a step took {share_text(fidelity.error)} more than"
+            f" predicted, over {share_text(FIDELITY)}; a busy machine or a small"
+            " --sleep-scale do that"
+        )
+    return DONE
+
+
+def execution_lines(execution: Execution) -> list[tuple[str, str]]:
+    """What was executed and how it compares, as labelled lines."""
+    job, outcome, fidelity = execution.job, execution.outcome, execution.fidelity
+    stages = count_text(len(job.device_of_stage), "stage")
+    microbatches = count_text(job.microbatches, "microbatch", "microbatches")
+    comms = "own transfers" if job.has_comms else "transfers by torch"
+    loss, plain = outcome.losses[-1]
+    lines = [
+        ("schedule", f"{job.name}, {stages}, {microbatches}, {comms}"),
+        ("runtime", f"torch {execution.torch}, {_processes(job, execution.backend)}"),
+        ("model", f"{job.model.value}, float64, {count_text(job.steps, 'step')}"),
+        ("loss", f"{loss:.9g}, unpipelined {plain:.9g}"),
+        ("losses differ", f"by {_small(outcome.loss_difference)} at most"),
+        (
+            "gradients differ",
+            f"by {_small(outcome.gradient.value)} at most, {outcome.gradients} compared"
+            " in every step",
+        ),
+    ]
+    if fidelity is not None:
+        lines += [
+            ("step predicted", f"{fidelity.predicted_s:.3f} s"),
+            (
+                "step measured",
+                f"{fidelity.measured_s:.3f} s ({fidelity.error:+.1%}), median of"
+                f" {len(outcome.step_s[1:]) or 1}",
+            ),
+        ]
+    verdict = "same as the unpipelined model" if execution.agrees else "WRONG"
+    return [*lines, ("verdict", verdict)]
+
+
+def execution_document(execution: Execution) -> dict[str, Any]:
+    """The same as a JSON document; times in seconds."""
+    job, outcome, fidelity = execution.job, execution.outcome, execution.fidelity
+    return {
+        "name": job.name,
+        "ranks": job.ranks,
+        "stages": len(job.device_of_stage),
+        "microbatches": job.microbatches,
+        "comms": (Comms.OWN if job.has_comms else Comms.TORCH).value,
+        "torch": execution.torch,
+        "backend": execution.backend.value,
+        "model": job.model.value,
+        "seed": job.seed,
+        "losses": [
+            {"pipelined": _finite(loss), "unpipelined": _finite(plain)}
+            for loss, plain in outcome.losses
+        ],
+        "gradients": outcome.gradients,
+        "max_loss_difference": _finite(outcome.loss_difference),
+        "max_gradient_difference": _finite(outcome.gradient.value),
+        "max_gradient_difference_at": outcome.gradient.where,
+        "tolerance": execution.tolerance,
+        "agrees": execution.agrees,
+        "step_seconds": list(outcome.step_s),
+        "predicted_step_seconds": None if fidelity is None else fidelity.predicted_s,
+        "measured_step_seconds": outcome.measured_s,
+        "relative_error": None if fidelity is None else fidelity.error,
+    }
+
+
+def _small(value: float) -> str:
+    return f"{value:.1e}" if value else "0"
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity: nothing stands for a value that is not there."""
+    return value if math.isfinite(value) else None

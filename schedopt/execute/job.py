@@ -1,0 +1,160 @@
+"""What the ranks are told to execute: rows, a model, and how long ops sleep."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from schedopt.errors import ExportError
+from schedopt.execute.choices import Comms, Model
+from schedopt.execute.prediction import Prediction, predict
+from schedopt.export.checking import faults
+from schedopt.export.formats import as_exported
+from schedopt.export.lowering import lower
+from schedopt.export.program import Program
+from schedopt.export.torch_rows import compute_only_csv, compute_rows
+from schedopt.export.torch_tokens import text_of
+
+MEAN_SLEEP_S = 0.05
+"""How long ops sleep on average where no scale is given: long against what the runtime
+itself needs per op, about a millisecond."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One schedule for the ranks to execute.
+
+    Attributes
+    ----------
+    name : str
+        For messages.
+    csv : str
+        The rows, one per rank: the file that torch loads.
+    has_comms : bool
+        Whether the rows have sends and receives (torch's format ``compute_comms``).
+    recompute : tuple of int
+        The stages that keep only their input and run their forward again.
+    device_of_stage : tuple of int
+        The rank of each stage.
+    microbatches : int
+        How many a step has.
+    model, blocks, seed
+        What the stages compute, how many blocks each has, and what weights and data are
+        drawn from.
+    steps : int
+        Training steps; with ``sleep`` the first is not timed.
+    sleep_s : dict
+        Seconds that each op sleeps, by notation; empty but for ``sleep``.
+    predicted_s : float or None
+        How long a step is predicted to take; None but for ``sleep``.
+    """
+
+    name: str
+    csv: str
+    device_of_stage: tuple[int, ...]
+    microbatches: int
+    has_comms: bool = False
+    recompute: tuple[int, ...] = ()
+    model: Model = Model.TRANSFORMER
+    blocks: int = 1
+    seed: int = 0
+    steps: int = 2
+    sleep_s: dict[str, float] = field(default_factory=dict)
+    predicted_s: float | None = None
+
+    @property
+    def ranks(self) -> int:
+        """How many processes execute it."""
+        return len(self.csv.splitlines())
+
+    def document(self) -> dict[str, Any]:
+        """As JSON has it; ``Job.from_document`` reads it."""
+        return asdict(self)
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> Job:
+        """The inverse of ``document``."""
+        return cls(
+            **{
+                **document,
+                "device_of_stage": tuple(document["device_of_stage"]),
+                "recompute": tuple(document["recompute"]),
+                "model": Model(document["model"]),
+            }
+        )
+
+
+def job_of(
+    program: Program,
+    model: Model = Model.TRANSFORMER,
+    *,
+    comms: Comms = Comms.TORCH,
+    blocks: int = 1,
+    seed: int = 0,
+    steps: int | None = None,
+    sleep_scale: float | None = None,
+) -> Job:
+    """The job that executes a program with a model.
+
+    Parameters
+    ----------
+    steps
+        None: two, and with ``sleep`` one more than the three that are timed.
+    sleep_scale
+        Seconds slept per second of the instance. None: so that ops sleep
+        ``MEAN_SLEEP_S`` on average.
+
+    Raises
+    ------
+    ExportError
+        If torch would refuse the rows, or come to other results with them.
+    """
+    program = _exported(program)
+    prediction = predict(program) if model is Model.SLEEP else None
+    slept: dict[str, float] = {}
+    predicted_s = None
+    if prediction is not None:
+        scale = _default_scale(prediction) if sleep_scale is None else sleep_scale
+        slept = {op: s * scale for op, s in prediction.op_s.items()}
+        predicted_s = prediction.step_s * scale
+    return Job(
+        name=program.name,
+        csv=_csv(program, comms),
+        has_comms=comms is Comms.OWN,
+        recompute=tuple(sorted(program.instance.recompute)),
+        device_of_stage=program.device_of_stage,
+        microbatches=program.microbatches,
+        model=model,
+        blocks=blocks,
+        seed=seed,
+        steps=steps or (4 if model is Model.SLEEP else 2),
+        sleep_s=slept,
+        predicted_s=predicted_s,
+    )
+
+
+def _csv(program: Program, comms: Comms) -> str:
+    if comms is Comms.OWN:
+        return text_of(lower(program).rows)
+    return compute_only_csv(program)
+
+
+def _default_scale(prediction: Prediction) -> float:
+    lasting = [seconds for seconds in prediction.op_s.values() if seconds]
+    if not lasting:
+        return 1.0
+    return MEAN_SLEEP_S * len(lasting) / sum(lasting)
+
+
+def _exported(program: Program) -> Program:
+    """The rows that ``schedopt export torch-csv`` writes, once they pass the check."""
+    exported = as_exported(program, "torch-csv")
+    found = faults(
+        compute_rows(exported),
+        microbatches=exported.microbatches,
+        rank_of_stage=exported.device_of_stage,
+        lists_transfers=False,
+    )
+    if found:
+        raise ExportError(str(found[0]))
+    return exported

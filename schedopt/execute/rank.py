@@ -1,0 +1,235 @@
+"""What one rank does: it executes jobs one after the other, and compares.
+
+It writes a line for each job into a file of its own, or what went wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.pipelining import PipelineStage
+from torch.distributed.pipelining.schedules import _PipelineScheduleRuntime
+
+from schedopt.errors import ExecutionError, SchedOptError
+from schedopt.execute.choices import Backend
+from schedopt.execute.job import Job
+from schedopt.execute.models import Batch, batch_of, boundary_of, loss_of, stage_of
+from schedopt.execute.outcome import Difference, StepOutcome
+from schedopt.execute.sleeping import Timeline
+
+LEARNING_RATE = 0.05  # between steps, so that the second one has other weights
+
+
+class _Pipelined:
+    """A rank's stages, and torch's runtime with the rows loaded."""
+
+    def __init__(self, job: Job, rank: int, device: torch.device, csv: Path) -> None:
+        self.job = job
+        self.timeline = Timeline()
+        count = len(job.device_of_stage)
+        self.modules = {
+            stage: stage_of(job, stage, self.timeline).to(device)
+            for stage, owner in enumerate(job.device_of_stage)
+            if owner == rank
+        }
+        stages = []
+        for number, module in self.modules.items():
+            inputs, outputs = (end.to(device) for end in boundary_of(job, number))
+            stages.append(
+                PipelineStage(
+                    module,
+                    number,
+                    count,
+                    device,
+                    input_args=inputs,
+                    output_args=outputs,
+                )
+            )
+        self.runtime = _PipelineScheduleRuntime(
+            stages, job.microbatches, loss_fn=loss_of, scale_grads=True
+        )
+        self.runtime._load_csv(  # noqa: SLF001 (there is no public way to load rows)
+            str(csv), format="compute_comms" if job.has_comms else "compute_only"
+        )
+        self.is_first = 0 in self.modules
+        self.is_last = count - 1 in self.modules
+
+    def step(self, batch: Batch) -> list[Tensor]:
+        """One training step; the losses if the last stage is here."""
+        losses: list[Tensor] = []
+        given = (batch.inputs,) if self.is_first else ()
+        if self.is_last:
+            self.runtime.step(*given, target=batch.target, losses=losses)
+        else:
+            self.runtime.step(*given)
+        return losses
+
+
+class _Plain:
+    """The same model in one piece; one pass over the whole batch."""
+
+    def __init__(self, job: Job, device: torch.device) -> None:
+        self.microbatches = job.microbatches
+        self.stages = [
+            stage_of(job, stage).to(device) for stage in range(len(job.device_of_stage))
+        ]
+
+    def step(self, batch: Batch) -> list[Tensor]:
+        """One training step; the loss of each microbatch."""
+        output = batch.inputs
+        for stage in self.stages:
+            output = stage(output)
+        loss_of(output, batch.target).backward()
+        with torch.no_grad():
+            return [
+                loss_of(part, target)
+                for part, target in zip(
+                    output.chunk(self.microbatches),
+                    batch.target.chunk(self.microbatches),
+                    strict=True,
+                )
+            ]
+
+
+def execute(
+    job: Job, rank: int, device: torch.device, csv: Path
+) -> Iterator[StepOutcome]:
+    """Train with a job's schedule and without, and compare, step by step."""
+    pipelined = _Pipelined(job, rank, device, csv)
+    plain = _Plain(job, device)
+    for number in range(job.steps):
+        batch = batch_of(job, number)
+        batch = Batch(batch.inputs.to(device), batch.target.to(device))
+        pipelined.timeline.clear()
+        distributed.barrier()
+        start = time.monotonic()
+        losses = pipelined.step(batch)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        end = time.monotonic()
+        yield _compared(pipelined, plain, losses, plain.step(batch), (start, end))
+        _descend(pipelined.modules.values(), plain.stages)
+
+
+def _compared(
+    pipelined: _Pipelined,
+    plain: _Plain,
+    losses: list[Tensor],
+    plain_losses: list[Tensor],
+    times: tuple[float, float],
+) -> StepOutcome:
+    pairs = [
+        (f"stage {stage}, {name}", one, other)
+        for stage, module in pipelined.modules.items()
+        for (name, one), other in zip(
+            module.named_parameters(), plain.stages[stage].parameters(), strict=True
+        )
+    ]
+    has_loss = pipelined.is_last
+    return StepOutcome(
+        loss=_mean(losses) if has_loss else None,
+        plain_loss=_mean(plain_losses) if has_loss else None,
+        loss_difference=_loss_difference(losses, plain_losses) if has_loss else 0.0,
+        gradient=Difference.largest(
+            Difference(_distance(one.grad, other.grad), where)
+            for where, one, other in pairs
+        ),
+        gradients=len(pairs),
+        start_s=times[0],
+        end_s=times[1],
+        spans=list(pipelined.timeline),
+    )
+
+
+def _mean(losses: list[Tensor]) -> float:
+    return float(torch.stack(losses).mean()) if losses else float("nan")
+
+
+def _loss_difference(losses: list[Tensor], plain: list[Tensor]) -> float:
+    if len(losses) != len(plain):
+        return float("inf")
+    return float((torch.stack(losses) - torch.stack(plain)).abs().max())
+
+
+def _distance(one: Tensor | None, other: Tensor | None) -> float:
+    if one is None or other is None:
+        return 0.0 if one is other else float("inf")
+    return float((one - other).abs().max())
+
+
+def _descend(*models: Iterable[nn.Module]) -> None:
+    """A step down the gradient, and the gradients are forgotten."""
+    with torch.no_grad():
+        for model in models:
+            for module in model:
+                for parameter in module.parameters():
+                    if parameter.grad is not None:
+                        parameter.sub_(LEARNING_RATE * parameter.grad)
+                    parameter.grad = None
+
+
+def _cause_text(error: BaseException) -> str:
+    """What began it, without the tensors that torch lists around it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, SchedOptError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
+
+
+def _device(backend: Backend, rank: int, ranks: int) -> torch.device:
+    if backend is Backend.GLOO:
+        return torch.device("cpu")
+    if torch.cuda.device_count() < ranks:
+        msg = (
+            f"nccl needs one GPU for each of {ranks} devices, and torch sees"
+            f" {torch.cuda.device_count()}; use the backend gloo"
+        )
+        raise ExecutionError(msg)
+    torch.cuda.set_device(rank)
+    return torch.device("cuda", rank)
+
+
+def run_rank(plan: dict[str, Any], rank: int, folder: Path) -> int:
+    """Execute the plan's jobs as one rank.
+
+    Returns the exit code. The rank's file has a line once it is ready, one for each
+    step of each job, and one for what went wrong.
+    """
+    torch.set_num_threads(1)
+    with (folder / f"rank-{rank}.jsonl").open("w", encoding="utf-8") as out:
+        try:
+            for line in _lines(plan, rank, folder):
+                out.write(json.dumps(line) + "\n")
+                out.flush()
+        except Exception as error:  # noqa: BLE001 (whatever it is, the parent tells)
+            line = {"error": _cause_text(error), "at_s": time.monotonic()}
+            out.write(json.dumps(line) + "\n")
+            return 1
+    return 0
+
+
+def _lines(plan: dict[str, Any], rank: int, folder: Path) -> Iterator[dict[str, Any]]:
+    jobs = [Job.from_document(document) for document in plan["jobs"]]
+    ranks = plan["ranks"]
+    device = _device(Backend(plan["backend"]), rank, ranks)
+    distributed.init_process_group(
+        plan["backend"],
+        store=distributed.FileStore(str(folder / "store"), ranks),
+        rank=rank,
+        world_size=ranks,
+        timeout=timedelta(seconds=plan["timeout_s"]),
+    )
+    yield {"ready": True}
+    for number, job in enumerate(jobs):
+        for step in execute(job, rank, device, folder / f"job-{number}.csv"):
+            yield {"job": number, "step": step.document()}
+    distributed.barrier()
+    distributed.destroy_process_group()

@@ -1,0 +1,290 @@
+"""The export formats: what each is for, which runtime reads it, and who writes it.
+
+A new format is a module with a function ``Program -> {file name: text}`` and one entry
+here; ``schedopt export`` and its list know nothing else. The rules of the runtime are
+checked before anything is written, and in one place: ``export``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from schedopt.errors import ExportError
+from schedopt.export import (
+    automodel,
+    chrome_trace,
+    colossalai,
+    deepspeed,
+    jaxpp,
+    mindspeed,
+    tables,
+    torch_files,
+    torchtitan,
+    zero_bubble,
+)
+from schedopt.export.program import Program
+from schedopt.export.rules import broken_rules
+from schedopt.runtimes import profile_of
+from schedopt.simulate import with_memory_edges
+from schedopt.verify import violations
+
+
+class Evidence(StrEnum):
+    """How far a format has been tried: in its runtime, or by a check of its rules."""
+
+    EXECUTED = "executed"
+    VALIDATED = "validated"
+
+
+@dataclass(frozen=True)
+class ExportFormat:
+    """One way to write a program to files.
+
+    Attributes
+    ----------
+    name, summary
+        Its name on the command line, and one line for the list.
+    profile : str or None
+        The runtime whose rules a program must keep (``schedopt.runtimes``); None for
+        formats that people and other programs read.
+    evidence : Evidence
+        Whether the runtime has executed such files in the tests of this project.
+    write : function
+        The files' texts by their names. It may raise ``ExportError``.
+    next_step : str
+        What the user does with the files, one line; ``{stem}`` stands for the stem of
+        their names and ``{ranks}`` for the number of devices.
+    """
+
+    name: str
+    summary: str
+    profile: str | None
+    evidence: Evidence
+    write: Callable[[Program], Mapping[str, str]]
+    next_step: str = ""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an export made.
+
+    Attributes
+    ----------
+    format : ExportFormat
+        Its format.
+    files : mapping of str to str
+        The files' texts by their names.
+    notes : tuple of str
+        What a person should know of them, a line each.
+    next_step : str
+        What to do with them.
+    """
+
+    format: ExportFormat
+    files: Mapping[str, str]
+    notes: tuple[str, ...]
+    next_step: str
+
+
+_LISTED = (
+    ExportFormat(
+        "torch-csv",
+        "torch.distributed.pipelining: compute-only CSV and a script that runs it",
+        "torch-csv",
+        Evidence.EXECUTED,
+        torch_files.compute_only,
+        "torchrun --nproc-per-node {ranks} run_torch.py {stem}.csv --model MODEL.py",
+    ),
+    ExportFormat(
+        "torch-csv-comms",
+        "the same with every transfer in its place (torch 2.13)",
+        "torch-csv",
+        Evidence.EXECUTED,
+        torch_files.with_transfers,
+        "torchrun --nproc-per-node {ranks} run_torch.py {stem}.csv --model MODEL.py",
+    ),
+    ExportFormat(
+        "torchtitan",
+        "torchtitan: compute-only CSV and the configuration that belongs to it",
+        "torchtitan",
+        Evidence.VALIDATED,
+        torchtitan.files,
+        "start torchtitan with the flags $(cat {stem}.torchtitan.args)",
+    ),
+    ExportFormat(
+        "automodel",
+        "NeMo Automodel: compute-only CSV and the configuration that belongs to it",
+        "automodel",
+        Evidence.VALIDATED,
+        automodel.files,
+        "merge {stem}.automodel.yaml into the recipe's configuration",
+    ),
+    ExportFormat(
+        "deepspeed",
+        "DeepSpeed: a module with a PipeSchedule, transfers and buffers included",
+        "deepspeed",
+        Evidence.EXECUTED,
+        deepspeed.deepspeed_module,
+        "import install from deepspeed_schedule and call install(engine)",
+    ),
+    ExportFormat(
+        "zero-bubble",
+        "zero-bubble fork of Megatron-LM: a module with lists of ScheduledNode",
+        "zero-bubble",
+        Evidence.VALIDATED,
+        zero_bubble.zero_bubble_module,
+        "put zero_bubble_schedule.py into the fork's scheduler folder",
+    ),
+    ExportFormat(
+        "colossalai",
+        "ColossalAI: a module with lists of ScheduledNode, transfers included",
+        "colossalai",
+        Evidence.VALIDATED,
+        colossalai.colossalai_module,
+        "give HybridParallelPlugin scheduler_nodes() of colossalai_schedule",
+    ),
+    ExportFormat(
+        "mindspeed",
+        "Ascend MindSpeed: autopipeline_perf_config.json, to be completed",
+        "mindspeed",
+        Evidence.VALIDATED,
+        mindspeed.mindspeed_files,
+        "python complete_mindspeed_config.py --help",
+    ),
+    ExportFormat(
+        "jaxpp",
+        "JaxPP: a module with a BaseSchedule class",
+        "jaxpp",
+        Evidence.VALIDATED,
+        jaxpp.jaxpp_module,
+        "pass ExportedSchedule() of jaxpp_schedule to the accumulation loop",
+    ),
+    ExportFormat(
+        "chrome-trace",
+        "a trace for Perfetto and chrome://tracing",
+        None,
+        Evidence.VALIDATED,
+        chrome_trace.chrome_trace,
+        "open {stem}.trace.json in ui.perfetto.dev or chrome://tracing",
+    ),
+    ExportFormat(
+        "json",
+        "each rank's ops with their times",
+        None,
+        Evidence.VALIDATED,
+        tables.program_json,
+    ),
+    ExportFormat(
+        "csv",
+        "a flat table of all ops",
+        None,
+        Evidence.VALIDATED,
+        tables.ops_csv,
+    ),
+)
+
+FORMATS: Mapping[str, ExportFormat] = {entry.name: entry for entry in _LISTED}
+"""Every format by its name, in the order of the list."""
+
+
+def format_of(name: str) -> ExportFormat:
+    """The format of a name.
+
+    Raises
+    ------
+    ExportError
+        If there is none of that name; the nearest one is suggested.
+    """
+    if name in FORMATS:
+        return FORMATS[name]
+    near = difflib.get_close_matches(name.lower()[:40], FORMATS, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    msg = f"{name[:40]!r} is no export format; there are {', '.join(FORMATS)}{hint}"
+    raise ExportError(msg)
+
+
+def export(program: Program, name: str) -> Export:
+    """The files of a program in a format; nothing is written here.
+
+    Where equal microbatches only need other numbers to keep the runtime's rules, they
+    get them, and a note says so.
+
+    Raises
+    ------
+    ExportError
+        If there is no such format, or the program breaks a rule of its runtime; the
+        message names the op, and what to change.
+    """
+    chosen = format_of(name)
+    fitting, notes = _fitting(program, chosen)
+    if chosen.profile is not None:
+        notes += tuple(_left_to_the_runtime(fitting))
+    stem, ranks = fitting.file_stem, len(fitting.rows)
+    return Export(
+        chosen,
+        chosen.write(fitting),
+        notes,
+        chosen.next_step.format(stem=stem, ranks=ranks),
+    )
+
+
+def as_exported(program: Program, name: str) -> Program:
+    """The program whose rows a format's files have: renumbered if need be.
+
+    Raises
+    ------
+    ExportError
+        As ``export``.
+    """
+    return _fitting(program, format_of(name))[0]
+
+
+def _left_to_the_runtime(program: Program) -> Iterator[str]:
+    """What the schedule counts on and no order of compute ops can say."""
+    stages = program.instance.recompute
+    if stages:
+        numbers = ", ".join(map(str, sorted(stages)))
+        yield (
+            f"stages {numbers} are recomputed in the schedule: turn activation"
+            " checkpointing on for them, and for no other"
+        )
+    if with_memory_edges(program.schedule).memory_edges:
+        yield (
+            "the schedule keeps its memory limits by waiting for transfers, which the"
+            " runtime does not: it may need more memory"
+        )
+
+
+def _fitting(program: Program, chosen: ExportFormat) -> tuple[Program, tuple[str, ...]]:
+    """The program, renumbered if that is what its runtime needs."""
+    if chosen.profile is None:
+        return program, ()
+    profile = profile_of(chosen.profile)
+    broken = broken_rules(program, profile)
+    if not broken:
+        return program, ()
+    for other, note in _renumbered(program):
+        left = broken_rules(other, profile)
+        if not left:
+            return other, (note,)
+        broken = min(broken, left, key=len)
+    raise ExportError(str(broken[0]))
+
+
+def _renumbered(program: Program) -> Iterator[tuple[Program, str]]:
+    """The same times with other microbatch numbers, least change first."""
+    if not program.can_be_relabelled:
+        return
+    for one_order, how in (
+        (False, "as the last stage runs their forwards"),
+        (True, "in the order in which each stage runs them"),
+    ):
+        other = program.relabelled(one_order=one_order)
+        if not violations(other.schedule.graph, other.schedule.start):
+            yield (
+                other,
+                f"microbatches are numbered {how}: they are equal, and no time changes",
+            )

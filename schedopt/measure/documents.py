@@ -1,0 +1,152 @@
+"""A profile as an instance's document, and as what ``--json`` prints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from schedopt.formats.instance_model import INSTANCE_SCHEMA
+from schedopt.instance import Backward, Number
+from schedopt.measure.kfac import LayerKfac
+from schedopt.measure.stages import ModelProfile, StageProfile
+from schedopt.measure.timing import Spread
+from schedopt.runtimes.measured import mebibytes, tidy
+
+Document = dict[str, Any]
+
+TIME_UNIT, MEMORY_UNIT = "us", "MiB"
+_FIELDS = {"F": "forward", "B": "backward", "I": "backward_input"}
+_FIELDS["W"] = "backward_weight"
+_KFAC_TIMES = (
+    "curvature_a",
+    "curvature_b",
+    "inversion_a",
+    "inversion_b",
+    "precondition",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pipeline:
+    """What an instance says beside its stages' costs.
+
+    ``state_bytes`` are those of the optimizer's state per parameter; ``latency`` is in
+    microseconds, ``bandwidth`` in bytes per second.
+    """
+
+    name: str
+    source: str
+    devices: int
+    microbatches: int
+    backward: Backward
+    memory_limit_mib: Number | None = None
+    state_bytes: Number = 0
+    latency: Number = 0
+    bandwidth: Number | None = None
+
+
+def pipeline_document(profile: ModelProfile, pipeline: Pipeline) -> Document:
+    """The instance: medians of the times, in microseconds, and MiB."""
+    document: Document = {
+        "schema": INSTANCE_SCHEMA,
+        "name": pipeline.name,
+        "source": pipeline.source,
+        "time_unit": TIME_UNIT,
+        "memory_unit": MEMORY_UNIT,
+        "microbatches": pipeline.microbatches,
+        "devices": pipeline.devices,
+        "placement": _placement(len(profile.stages), pipeline.devices),
+        "backward": pipeline.backward.value,
+        "communication": {
+            "mode": "lag",
+            **{
+                name: value
+                for name, value in (
+                    ("latency", pipeline.latency),
+                    ("bandwidth", pipeline.bandwidth),
+                )
+                if value
+            },
+        },
+        "stages": [_stage(stage, pipeline) for stage in profile.stages],
+    }
+    if pipeline.memory_limit_mib is not None:
+        document["memory_limit"] = pipeline.memory_limit_mib
+    return document
+
+
+def profile_document(profile: ModelProfile) -> Document:
+    """Every measured number, with quartiles; K-FAC's work in a table of its own."""
+    return {
+        "time_unit": TIME_UNIT,
+        "memory_unit": MEMORY_UNIT,
+        "stages": [
+            {
+                "name": stage.name,
+                "stages": numbers,
+                "times": {k: _spread(found) for k, found in stage.times.items()},
+                "activation": mebibytes(stage.memory.activation),
+                "activation_until_input": mebibytes(
+                    stage.memory.activation_until_input
+                ),
+                "input_gradient": mebibytes(stage.memory.input_gradient),
+                "workspace": {
+                    form.value: mebibytes(size)
+                    for form, size in stage.memory.workspace.items()
+                },
+                "weights_and_gradients": mebibytes(stage.memory.weights_and_gradients),
+                "parameters": stage.memory.parameters,
+                "output_bytes": stage.output_bytes,
+            }
+            for stage, numbers in profile.distinct
+        ],
+        "kfac": [
+            {"stages": numbers, **_kfac(layer)}
+            for stage, numbers in profile.distinct
+            for layer in stage.kfac
+        ],
+    }
+
+
+def _placement(stages: int, devices: int) -> str:
+    return "looped" if stages > devices and stages % devices == 0 else "linear"
+
+
+def _stage(stage: StageProfile, pipeline: Pipeline) -> dict[str, Number]:
+    memory = stage.memory
+    static = (
+        memory.weights_and_gradients
+        + pipeline.state_bytes * memory.parameters
+        + memory.workspace[pipeline.backward]
+    )
+    return {
+        **{
+            field: tidy(round(stage.times[kind].median, 3))
+            for kind, field in _FIELDS.items()
+        },
+        "activation": mebibytes(memory.activation),
+        "activation_until_input": mebibytes(memory.activation_until_input),
+        "input_gradient": mebibytes(memory.input_gradient),
+        "static_memory": mebibytes(static),
+        "output_bytes": stage.output_bytes,
+    }
+
+
+def _spread(spread: Spread) -> Document:
+    return {
+        "median": tidy(spread.median),
+        "lower_quartile": tidy(spread.lower),
+        "upper_quartile": tidy(spread.upper),
+        "repetitions": spread.count,
+    }
+
+
+def _kfac(layer: LayerKfac) -> Document:
+    return {
+        "layer": layer.layer,
+        "tokens": layer.tokens,
+        "size_a": layer.size_a,
+        "size_b": layer.size_b,
+        "factor_bytes": list(layer.factor_bytes),
+        **{name: _spread(getattr(layer, name)) for name in _KFAC_TIMES},
+    }

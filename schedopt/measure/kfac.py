@@ -1,0 +1,145 @@
+"""K-FAC's work for each linear layer of a stage, timed.
+
+The approximation is that of Martens and Grosse (2015): A is the mean of a a^T over
+tokens, with a the layer's input (and a 1 where it has a bias), B the mean of g g^T with
+g the gradient of its output. CURVATURE is one product per factor, INVERSION a damped
+Cholesky inverse per factor, PRECONDITION B^-1 G A^-1. All in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from schedopt.measure.sample import Microbatch, StageUnderTest
+from schedopt.measure.timing import (
+    Action,
+    Spread,
+    spread_of,
+    time_action,
+    without_collector,
+)
+
+_DAMPING = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerKfac:
+    """A linear layer's K-FAC work, microseconds, and its factors' sizes in bytes."""
+
+    layer: str
+    tokens: int
+    size_a: int
+    size_b: int
+    curvature_a: Spread
+    curvature_b: Spread
+    inversion_a: Spread
+    inversion_b: Spread
+    precondition: Spread
+
+    @property
+    def factor_bytes(self) -> tuple[int, int]:
+        """Of A and of B, in float32."""
+        return 4 * self.size_a**2, 4 * self.size_b**2
+
+
+def kfac_of(
+    stage: StageUnderTest, device: torch.device, warmup: int, repetitions: int
+) -> tuple[LayerKfac, ...]:
+    """Every linear layer of a stage; layers of equal sizes are timed once."""
+    known: dict[tuple[int, int, int], dict[str, Spread]] = {}
+    found = []
+    for layer, tokens, size_a, size_b in _shapes(stage):
+        shape = (tokens, size_a, size_b)
+        if shape not in known:
+            known[shape] = _time(*shape, device, warmup, repetitions)
+        found.append(
+            LayerKfac(
+                layer=layer,
+                tokens=tokens,
+                size_a=size_a,
+                size_b=size_b,
+                **known[shape],
+            )
+        )
+    return tuple(found)
+
+
+def _shapes(stage: StageUnderTest) -> list[tuple[str, int, int, int]]:
+    """Layer, tokens, size of A and of B, seen in one forward."""
+    found: list[tuple[str, int, int, int]] = []
+
+    def look(name: str, layer: nn.Linear) -> torch.utils.hooks.RemovableHandle:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            tokens = inputs[0].numel() // layer.in_features
+            size_a = layer.in_features + (layer.bias is not None)
+            found.append((name, tokens, size_a, layer.out_features))
+
+        return layer.register_forward_pre_hook(hook)
+
+    handles = [
+        look(name, layer)
+        for name, layer in stage.module.named_modules()
+        if isinstance(layer, nn.Linear)
+    ]
+    try:
+        microbatch = Microbatch(stage)
+        microbatch.receive_inputs()
+        microbatch.forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _time(
+    tokens: int,
+    size_a: int,
+    size_b: int,
+    device: torch.device,
+    warmup: int,
+    repetitions: int,
+) -> dict[str, Spread]:
+    times: dict[str, list[float]] = {}
+    with without_collector():
+        for repetition in range(warmup + repetitions):
+            for name, action in _actions(tokens, size_a, size_b, device):
+                elapsed = time_action(action, device)
+                if repetition >= warmup:
+                    times.setdefault(name, []).append(elapsed)
+    return {name: spread_of(found) for name, found in times.items()}
+
+
+def _actions(
+    tokens: int, size_a: int, size_b: int, device: torch.device
+) -> Iterator[tuple[str, Action]]:
+    inputs = torch.randn(tokens, size_a, device=device)
+    outputs = torch.randn(tokens, size_b, device=device)
+    gradient = torch.randn(size_b, size_a, device=device)
+    factors: dict[str, Tensor] = {}
+
+    def curvature(name: str, vectors: Tensor) -> Action:
+        def act() -> None:
+            factors[name] = vectors.T @ vectors / tokens
+
+        return act
+
+    def inversion(name: str) -> Action:
+        def act() -> None:
+            damped = factors[name].clone()
+            damped.diagonal().add_(_DAMPING)
+            factors[name] = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+
+        return act
+
+    def precondition() -> None:
+        factors["step"] = factors["b"] @ gradient @ factors["a"]
+
+    yield "curvature_a", curvature("a", inputs)
+    yield "curvature_b", curvature("b", outputs)
+    yield "inversion_a", inversion("a")
+    yield "inversion_b", inversion("b")
+    yield "precondition", precondition

@@ -1,0 +1,296 @@
+"""Measuring stages with torch: what is run is right, and what comes out is complete."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from schedopt.formats import load_instance
+from schedopt.instance import Backward, Placement
+from tests.cli_helpers import Run, refused, runner
+
+torch = pytest.importorskip("torch")
+
+from schedopt.measure.gpt import GptPart, GptShape, gpt_parts, gpt_stage  # noqa: E402
+from schedopt.measure.memory import stage_memory  # noqa: E402
+from schedopt.measure.sample import Microbatch, StageUnderTest  # noqa: E402
+from schedopt.measure.stages import StageProfile  # noqa: E402
+from schedopt.measure.timing import Spread, spread_of, time_ops  # noqa: E402
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CPU = torch.device("cpu")
+SHAPE = GptShape(
+    hidden=8,
+    heads=2,
+    sequence=4,
+    microbatch_size=2,
+    dtype=torch.float64,
+    vocabulary=11,
+)
+SMALL = (
+    *("--stages", 3, "--layers", 4, "--vocab", 11, "--hidden", 8, "--heads", 2),
+    *("--sequence", 4, "--microbatch-size", 2, "--warmup", 1, "--repetitions", 2),
+    *("--threads", 1),
+)
+
+
+@pytest.fixture
+def run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Run:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    threads = torch.get_num_threads()
+    yield runner(capsys)  # type: ignore[misc]
+    torch.set_num_threads(threads)
+
+
+def gradients(stage: StageUnderTest, *, split: bool) -> list[Tensor]:
+    """Of the parameters, after one microbatch."""
+    stage.module.zero_grad()
+    microbatch = Microbatch(stage)
+    microbatch.receive_inputs()
+    microbatch.forward()
+    microbatch.receive_gradients()
+    if split:
+        microbatch.backward_input()
+        microbatch.backward_weight()
+    else:
+        microbatch.backward()
+    return [p.grad.clone() for p in stage.module.parameters()]
+
+
+@pytest.mark.parametrize("stage_number", range(3))
+def test_split_and_whole_backward_give_the_same_gradients(stage_number: int) -> None:
+    stage = gpt_stage(SHAPE, gpt_parts(4, 3)[stage_number], CPU)
+    whole, split = (gradients(stage, split=split) for split in (False, True))
+    assert len(whole) == len(split) > 10
+    for one, other in zip(whole, split, strict=True):
+        torch.testing.assert_close(one, other)
+        assert one.abs().max() > 0
+
+
+def test_of_the_first_stage_i_does_nothing_and_w_everything() -> None:
+    stage = gpt_stage(SHAPE, gpt_parts(4, 3)[0], CPU)
+    microbatch = Microbatch(stage)
+    microbatch.receive_inputs()
+    microbatch.forward()
+    microbatch.receive_gradients()
+    microbatch.backward_input()
+    assert all(p.grad is None for p in stage.module.parameters())
+    microbatch.backward_weight()
+    assert all(p.grad is not None for p in stage.module.parameters())
+
+
+def test_memory_of_a_linear_layer_is_that_of_its_tensors() -> None:
+    rows, width = 32, 64
+    tensor = 4 * rows * width
+    stage = StageUnderTest(
+        name="linear",
+        module=torch.nn.Linear(width, width, bias=False),
+        inputs=(torch.randn(rows, width),),
+    )
+    time_ops(stage, CPU, 1, 1)  # so that the gradients are there
+    memory = stage_memory(stage, CPU)
+    weights = 4 * width * width
+    assert memory.activation == 2 * tensor  # input and output
+    # I: the gradients of the output, which W needs, and of the input; nothing freed.
+    assert memory.input_gradient - memory.activation_until_input == 2 * tensor
+    assert memory.weights_and_gradients == 2 * weights
+    assert memory.parameters == width * width
+    # The weights' gradient is made and then added to what is there.
+    assert memory.workspace[Backward.SPLIT] == weights
+    assert memory.workspace[Backward.WHOLE] >= weights
+    both = max(memory.workspace[Backward.SPLIT], memory.workspace[Backward.WHOLE])
+    assert memory.workspace[Backward.CHOOSE] == both
+
+
+def test_a_last_stage_keeps_its_output_until_i() -> None:
+    rows, width = 32, 64
+    tensor = 4 * rows * width
+    stage = StageUnderTest(
+        name="last",
+        module=torch.nn.Linear(width, width, bias=False),
+        inputs=(torch.randn(rows, width),),
+        loss=torch.sum,
+    )
+    time_ops(stage, CPU, 1, 1)
+    memory = stage_memory(stage, CPU)
+    assert memory.activation == 2 * tensor + 4  # input, output and the loss
+    # I: the output goes, the gradient of the input comes, and little else: that of the
+    # output is one number, expanded.
+    change = memory.input_gradient - memory.activation_until_input
+    assert 0 <= change < 64
+
+
+def test_checkpointing_keeps_less() -> None:
+    part = GptPart(2, is_first=False, is_last=False)
+    sizes = []
+    for checkpointing in (False, True):
+        shape = GptShape(
+            hidden=32,
+            heads=2,
+            sequence=16,
+            microbatch_size=2,
+            dtype=torch.float32,
+            checkpointing=checkpointing,
+        )
+        stage = gpt_stage(shape, part, CPU)
+        time_ops(stage, CPU, 1, 1)
+        sizes.append(stage_memory(stage, CPU).activation)
+    # Per block its input and, at the end, the output: 3 of 2 x 16 x 32 numbers, and
+    # little else (the state of the random numbers).
+    assert sizes[1] < 3 * 4 * 2 * 16 * 32 + 20_000
+    assert sizes[1] < sizes[0] / 2
+
+
+def test_layers_are_spread_over_stages() -> None:
+    assert [part.blocks for part in gpt_parts(7, 3)] == [3, 2, 2]
+    assert [part.name for part in gpt_parts(1, 1)] == ["first and last, 1 blocks"]
+
+
+def test_a_spread_is_median_and_quartiles() -> None:
+    spread = spread_of([1, 2, 3, 4, 100])
+    assert (spread.lower, spread.median, spread.upper) == (2, 3, 4)
+    assert spread.relative == pytest.approx(2 / 3)
+    assert spread_of([5]) == Spread(5, 5, 5, 1)
+
+
+def test_times_that_scatter_are_named_unless_they_are_nothing() -> None:
+    times = {
+        "F": Spread(100, 99, 101, 9),
+        "I": Spread(1, 0, 9, 9),
+        "W": Spread(100, 80, 130, 9),
+    }
+    assert StageProfile("one", times, None, 0, ()).scattered == ["W"]
+
+
+def test_a_gpt_becomes_an_instance(run: Run) -> None:
+    arguments = ("--devices", 3, "--memory-limit", 50, "--latency", 2, "--name", "tiny")
+    ran = run("profile", *SMALL, *arguments, "--kfac", "-o", "gpt.yaml", "--json")
+    assert ran.code == 0, ran.err
+    instance = load_instance("gpt.yaml")
+    assert (instance.name, len(instance.stages)) == ("tiny", 3)
+    assert (instance.microbatches, instance.backward) == (6, Backward.SPLIT)
+    assert [device.memory_limit for device in instance.devices] == [50] * 3
+    assert instance.communication.latency == 2
+    # What the command was, but for where results go.
+    assert "schedopt profile --stages 3 --layers 4 --vocab 11" in instance.source
+    assert "--json" not in instance.source
+    assert f"torch {torch.__version__}" in instance.source
+    sent = 2 * 4 * 8 * 4
+    assert [stage.output_bytes for stage in instance.stages] == [sent, sent, 0]
+    for stage in instance.stages:
+        assert min(stage.forward, stage.backward, stage.backward_weight) > 0
+        assert stage.activation > 0
+    document = ran.json
+    assert document["instance"]["stages"][0]["forward"] == instance.stages[0].forward
+    assert [row["stages"] for row in document["stages"]] == [[0], [1], [2]]
+    assert {row["layer"] for row in document["kfac"] if row["stages"] == [2]} == {
+        *(
+            f"blocks.0.{layer}"
+            for layer in ("queries_keys_values", "attention_out", "mlp_in", "mlp_out")
+        ),
+        "head.output",
+    }
+    sizes = {row["layer"]: (row["size_a"], row["size_b"]) for row in document["kfac"]}
+    assert sizes["blocks.0.mlp_in"] == (9, 32)  # with the bias
+    assert sizes["head.output"] == (8, 11)
+
+
+def test_equal_stages_are_measured_and_written_once(run: Run) -> None:
+    arguments = ("--stages", 6, "--devices", 3, "--hidden", 8, "--heads", 2)
+    often = ("--warmup", 1, "--repetitions", 1, "--sequence", 4)
+    ran = run("profile", *arguments, *often, "--checkpointing", "-o", "gpt.yaml")
+    assert ran.code == 0, ran.err
+    assert "1-4 (middle, 1 blocks)" in ran.out
+    instance = load_instance("gpt.yaml")
+    assert (instance.placement, instance.backward) == (Placement.LOOPED, Backward.WHOLE)
+    assert len(set(instance.stages[1:5])) == 1
+
+
+def write_factory(body: str) -> None:
+    Path("own_model.py").write_text(f"import torch\n\n{body}\n")
+
+
+def test_a_factory_makes_equal_stages(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_factory("def stage():\n return torch.nn.Linear(4, 4), torch.ones(3, 4)")
+    monkeypatch.delitem(__import__("sys").modules, "own_model", raising=False)
+    often = ("--warmup", 1, "--repetitions", 1)
+    factory = ("--factory", "own_model:stage", "--stages", 2)
+    ran = run("profile", *factory, *often, "-o", "own.json")
+    assert ran.code == 0, ran.err
+    instance = load_instance("own.json")
+    assert len(instance.stages) == 2
+    assert instance.stages[0] == instance.stages[1]
+    assert instance.stages[0].output_bytes == 3 * 4 * 4
+
+
+def test_a_factory_can_tell_stages_apart(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_factory(
+        "def stage(number, count):\n"
+        " layer = torch.nn.Linear(4, 4 + number)\n"
+        " loss = (lambda out: out.sum(),) if number == count - 1 else ()\n"
+        " return (layer, (torch.ones(3, 4),), *loss)"
+    )
+    monkeypatch.delitem(__import__("sys").modules, "own_model", raising=False)
+    often = ("--warmup", 1, "--repetitions", 1)
+    factory = ("--factory", "own_model:stage", "--stages", 3)
+    ran = run("profile", *factory, *often, "-o", "own.json")
+    assert ran.code == 0, ran.err
+    sent = [stage.output_bytes for stage in load_instance("own.json").stages]
+    assert sent == [48, 60, 0]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("def stage(): return 3", ["returned int"]),
+        ("def stage(): return 3, torch.ones(1)", ["tuple of int, Tensor"]),
+        ("def other(): pass", ["no function stage"]),
+        ("import nosuch_module", ["cannot be imported", "nosuch_module"]),
+        (
+            "def stage(): return torch.nn.Linear(4, 4), torch.ones(3, 5)",
+            ["every stage", "cannot be run", "shapes"],
+        ),
+        (
+            "class Odd(torch.nn.Module):\n def forward(self, x): return {'x': x}\n"
+            "def stage(): return Odd(), torch.ones(3)",
+            ["returns dict", "sequence of tensors"],
+        ),
+    ],
+)
+def test_a_wrong_factory_is_refused(
+    run: Run, monkeypatch: pytest.MonkeyPatch, body: str, words: list[str]
+) -> None:
+    write_factory(body)
+    monkeypatch.delitem(__import__("sys").modules, "own_model", raising=False)
+    ran = run("profile", "--factory", "own_model:stage", "-o", "own.json")
+    refused(ran, *words)
+    assert not Path("own.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--device", "nosuch"), ["--device nosuch", "cpu"]),
+        (("--device", "cuda:99"), ["--device cuda:99", "CUDA devices"]),
+        (("--heads", 3), ["--heads 3", "--hidden 8"]),
+        (("--vocab", 0, "--layers", 2), ["--layers 2", "3 stages"]),
+        (("--factory", "nocolon"), ["package.module:function"]),
+        (("--memory-limit", 0), ["the profile", "memory_limit", "raise the limit"]),
+        (("-o", "nosuch/gpt.yaml"), ["no folder nosuch"]),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(
+    run: Run, arguments: tuple[object, ...], words: list[str]
+) -> None:
+    refused(run("profile", *SMALL, *arguments), *words)
