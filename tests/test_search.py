@@ -9,11 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice, pairwise, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from schedopt.build import build_graph, least_peaks
+from schedopt.experiments.generate import Point, document_of
+from schedopt.formats import instance_from_document
 from schedopt.instance import Backward, CommunicationMode, Instance, Placement
 from schedopt.lattice import Ints, Problem, Windows, problem_of, windows_by
 from schedopt.opgraph import OpGraph
@@ -25,6 +28,7 @@ from schedopt.search.arrays import lane_arrays
 from schedopt.search.draws import LARGEST, TABLE, draw, exponentials, seeded
 from schedopt.search.greedy import NO_CAP, Rule, greedy
 from schedopt.search.guided import guided
+from schedopt.search.rehearsal import with_fewer_microbatches
 from schedopt.search.replaying import DONE, LATE, WAITING, replay
 from schedopt.search.tables import (
     OpTables,
@@ -810,3 +814,73 @@ for loop in (
         for _ in range(2)
     ]
     assert runs[1].split() == ["1"] * 6
+
+
+# -- fewer microbatches first -------------------------------------------------
+
+
+def generated(devices: int, microbatches: int, placement: Placement) -> Problem:
+    point = Point(
+        "unequal",
+        devices,
+        microbatches,
+        0.75,
+        placement,
+        1 if placement is Placement.LINEAR else 2,
+        Backward.SPLIT,
+        6,
+        1,
+        "equal",
+        0,
+    )
+    instance = instance_from_document(document_of(point), "a test")
+    return folded(build_graph(instance))[0]
+
+
+@pytest.mark.parametrize("placement", [Placement.LINEAR, Placement.V])
+def test_the_first_microbatches_are_the_same_problem(placement: Placement) -> None:
+    whole = generated(4, 40, placement)
+    shorter = with_fewer_microbatches(whole)
+    assert shorter is not None
+    kept = len(shorter.graph.microbatches)
+    # A round trip of 2 x 4 passages is as long as about 3.3 microbatches' work.
+    assert 8 <= kept <= 12
+    assert set(shorter.ops) == {op for op in whole.ops if op.microbatch < kept}
+    assert (shorter.arrays.duration == whole.arrays.duration).all()
+    assert (shorter.arrays.following == whole.arrays.following).all()
+    for op in shorter.ops:
+        assert shorter.graph.data[op] == whole.graph.data[op]
+    assert shorter.graph.devices == whole.graph.devices
+    again = [b for b in whole.graph.buffers if b.maker.microbatch < kept]
+    assert list(shorter.graph.buffers) == again
+
+
+def test_few_microbatches_are_not_made_fewer() -> None:
+    assert with_fewer_microbatches(generated(4, 12, Placement.LINEAR)) is None
+
+
+def test_rules_that_did_well_are_tried_on_all_microbatches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(searcher, "_ANNEAL_UP_TO", 100)
+    monkeypatch.setattr(searcher, "_CLIMB_S", (0.01,))
+    monkeypatch.setattr(searcher, "_REHEARSAL_S", 0.02)
+    problem = generated(4, 40, Placement.LINEAR)
+    search = Searcher(problem, [], 0)
+    adopted: list[int] = []
+    adopt = Climber.adopt
+
+    def noted(*arguments: Any, **options: Any) -> Ints | None:
+        ends = adopt(*arguments, **options)
+        if ends is not None:
+            adopted.append(int(ends.max()))
+        return ends
+
+    monkeypatch.setattr(Climber, "adopt", noted)
+    for name in islice(search.steps(), 400):
+        assert name in ("greedy", "windows", "guided")
+    assert adopted
+    assert search.best is not None
+    assert search.best_makespan is not None
+    assert search.best_makespan <= min(adopted) * problem.beat
+    assert violations(problem.graph, search.best.start) == ()

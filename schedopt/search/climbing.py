@@ -49,6 +49,17 @@ class Climber:
         rule = self._changed(self._best[place][1])
         return self._try(windows, rule, place, compile_loops=compile_loops)
 
+    @property
+    def rules(self) -> list[Rule]:
+        """The best rules so far."""
+        return [rule for _, rule in sorted(self._best, key=lambda best: best[0])]
+
+    def adopt(
+        self, windows: Windows, rule: Rule, *, compile_loops: bool
+    ) -> Ints | None:
+        """The schedule of a rule that did well elsewhere."""
+        return self._try(windows, rule, None, compile_loops=compile_loops)
+
     def _try(
         self, windows: Windows, rule: Rule, place: int | None, *, compile_loops: bool
     ) -> Ints | None:

@@ -17,6 +17,7 @@ from schedopt.schedule import Schedule
 from schedopt.search.anneal import Annealing, anneal
 from schedopt.search.climbing import Climber
 from schedopt.search.grid import Grid
+from schedopt.search.rehearsal import with_fewer_microbatches
 from schedopt.search.tables import ends_of, schedule_of, tables_of
 
 _COMPILE_FROM = 250
@@ -46,6 +47,7 @@ _S_PER_MOVE = 3e-7
 
 _CLIMB_S = (1.5, 2.0, 3.0, 4.0)
 _ANNEAL_S = (1.0, 1.5, 2.0, 3.0, 5.0)
+_REHEARSAL_S = 3.0
 _GRID_SHARE = 0.2
 """Of the time for climbing, what the greedy on lanes gets; all if nothing guides."""
 
@@ -57,6 +59,8 @@ class Searcher:
     ----------
     starts : schedules
         Known schedules of the graph; every hand-made one is worth giving.
+    rules_only : bool
+        Whether nothing is annealed.
 
     Attributes
     ----------
@@ -64,7 +68,14 @@ class Searcher:
         The work done so far, in seconds of a usual machine; counted, not measured.
     """
 
-    def __init__(self, problem: Problem, starts: list[Schedule], seed: int) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        starts: list[Schedule],
+        seed: int,
+        *,
+        rules_only: bool = False,
+    ) -> None:
         tables = tables_of(problem)
         assert tables is not None, "applies said so"
         self._problem = problem
@@ -75,7 +86,16 @@ class Searcher:
         self._grid = Grid(problem, self._rng.randrange(2**31))
         self._climber = Climber(problem, tables, self._rng.randrange(2**31))
         self._windows: Windows | None = None
+        self._rules_only = rules_only
+        self._rehearsal: Searcher | None = None
         self.spent = 0.0
+        if len(problem.ops) > _ANNEAL_UP_TO:
+            shorter = with_fewer_microbatches(problem)
+            if shorter is not None and Searcher.applies(shorter):
+                self._rehearsal = Searcher(
+                    shorter, [], self._rng.randrange(2**31), rules_only=True
+                )
+                self._rehearsing = self._rehearsal.steps()
         for schedule in starts:
             self.learn(schedule)
 
@@ -83,6 +103,12 @@ class Searcher:
     def applies(problem: Problem | None) -> bool:
         """Whether the problem has the structure that this search needs."""
         return problem is not None and tables_of(problem) is not None
+
+    @property
+    def _anneals(self) -> bool:
+        if self._guiding is None:
+            return not self._rules_only
+        return not self._rules_only and len(self._problem.ops) <= _ANNEAL_UP_TO
 
     @property
     def best_makespan(self) -> int | None:
@@ -107,11 +133,13 @@ class Searcher:
             if self.spent > _CLIMB_S[0] and self._elite:
                 break
         yield from self._renew_windows()
+        yield from self._rehearse()
         yield from self._draw()
         for number in count():
             yield from self._climb(number)
+            yield from self._rehearse()
             yield from self._renew_windows()
-            if len(self._problem.ops) <= _ANNEAL_UP_TO or self._guiding is None:
+            if self._anneals:
                 yield from self._anneal(number)
 
     # -- greedy rules -------------------------------------------------------------
@@ -155,6 +183,22 @@ class Searcher:
         windows = self._guiding
         while windows is not None and self.spent < until:
             self._keep(self._climber.draw(windows, compile_loops=self._compile))
+            self._spend_guided()
+            yield "guided"
+
+    def _rehearse(self) -> Iterator[str]:
+        """Go on with fewer microbatches, and try the best rules on all of them."""
+        rehearsal, windows = self._rehearsal, self._guiding
+        if rehearsal is None or windows is None:
+            return
+        until = rehearsal.spent + _REHEARSAL_S
+        for name in self._rehearsing:
+            yield name
+            if rehearsal.spent > until:
+                break
+        self.spent += rehearsal.spent - until + _REHEARSAL_S
+        for rule in rehearsal._climber.rules:  # noqa: SLF001 - of its own kind
+            self._keep(self._climber.adopt(windows, rule, compile_loops=self._compile))
             self._spend_guided()
             yield "guided"
 
