@@ -24,6 +24,10 @@ _CLOSE = 100_000
 _MOST_STEPS = 40_000_000
 """Steps of all lattices together; each takes some 10 bytes."""
 
+_MANY_OPS = 20_000
+_MOST_STEPS_OF_MANY = 10_000_000
+"""The same for problems of many ops: lattices that grow so far take time in vain."""
+
 _LARGE = 60_000
 """Steps of all lattices from which on those without fillers are shaved first."""
 
@@ -101,7 +105,7 @@ class Destructive:
         windows = windows_by(
             self._problem,
             self._high - 1,
-            most_steps=_MOST_STEPS,
+            most_steps=self._most_steps,
             most_full=_MOST_FULL,
             compile_loops=self._is_large,
         )
@@ -139,6 +143,11 @@ class Destructive:
             for _ in windows.settle(compile_loops=self._is_large):
                 pass
         return None if windows.is_refuted else windows
+
+    @property
+    def _most_steps(self) -> int:
+        many = len(self._problem.ops) > _MANY_OPS
+        return _MOST_STEPS_OF_MANY if many else _MOST_STEPS
 
     @property
     def _is_large(self) -> bool:
@@ -213,7 +222,9 @@ class Destructive:
     def _relisted(self, windows: Windows, most_full: int | None) -> Windows:
         """Windows on lattices listed anew, with fillers or without."""
         return windows.relisted(
-            most_steps=_MOST_STEPS, most_full=most_full, compile_loops=self._is_large
+            most_steps=self._most_steps,
+            most_full=most_full,
+            compile_loops=self._is_large,
         )
 
     def _shave(self, windows: Windows, care: Care) -> Iterator[None]:

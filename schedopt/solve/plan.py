@@ -41,6 +41,7 @@ _CYCLE_LENGTHS = (1, 2, 3, 4)
 """Microbatches of a cycle, in units of the least possible."""
 
 _CYCLE_SLICES_S = (5.0, 10.0, 20.0)
+_WINDOWS_S = {False: 5.0, True: 15.0}
 _FIRST_WINDOWS = 8
 """Slices of the destructive bound before CP-SAT is asked for bounds, too."""
 
@@ -157,7 +158,7 @@ class Plan:
         """Windows, with dives between; then in turns with models of parts and all."""
         windows, dives = self._windows(seed), self._dives(seed)
         for turn in range(_FIRST_WINDOWS):
-            if turn == 2 and is_large(self._graph):
+            if turn == 1 and is_large(self._graph):
                 yield self._task(TaskKind.QUICK_BOUNDS, 30.0, seed)
             if turn and turn % _WINDOWS_PER_DIVE == 0:
                 yield from islice(dives, 1)
@@ -167,7 +168,8 @@ class Plan:
     def _windows(self, seed: int) -> Iterator[Task]:
         """Slices of the destructive bound, until it has nothing left to try."""
         while TaskKind.WINDOWS not in self._given_up:
-            yield self._task(TaskKind.WINDOWS, 5.0, seed)
+            seconds = _WINDOWS_S[is_large(self._graph)]
+            yield self._task(TaskKind.WINDOWS, seconds, seed)
 
     def _dives(self, seed: int) -> Iterator[Task]:
         """Dives, longer every time, where the problem is small enough."""
