@@ -1,6 +1,7 @@
 """Renew what README.md shows: the outputs of its commands, and its picture.
 
-Run from the repository's root, on a machine that does nothing else meanwhile:
+Run from the repository's root, on a machine that does nothing else meanwhile, with the
+extra ``torch`` installed:
 
     python docs/renew_readme.py [WORD...]
 
@@ -45,12 +46,13 @@ def _renewed(block: str, words: list[str], folder: Path) -> str:
     """A block of commands with what they print now."""
     lines: list[str] = []
     keeps = True
-    for line in block.splitlines():
+    for line in re.split(r"(?<!\\)\n", block):  # a command may go on after a \
         if line.startswith("$ "):
             keeps = bool(words) and not any(word in line for word in words)
-            lines.append(line)
+            lines += line.splitlines()
             if not keeps:
-                lines += _output(line.removeprefix("$ "), folder).splitlines()
+                command = line.removeprefix("$ ").replace("\\\n", " ")
+                lines += _output(command, folder).splitlines()
         elif keeps or line.startswith("```"):
             lines.append(line)
     return "\n".join(line.rstrip() for line in lines)
@@ -58,7 +60,8 @@ def _renewed(block: str, words: list[str], folder: Path) -> str:
 
 def _output(command: str, folder: Path) -> str:
     """What a command prints; it may use a line of 140 columns."""
-    program, *arguments = shlex.split(command)
+    program, *words = shlex.split(command)
+    arguments = [argument for word in words for argument in _expanded(word, folder)]
     if program != "schedopt":
         msg = f"README.md shows {program}, which is not run here"
         raise ValueError(msg)
@@ -71,6 +74,13 @@ def _output(command: str, folder: Path) -> str:
         check=True,
     )
     return done.stdout.rstrip()
+
+
+def _expanded(word: str, folder: Path) -> list[str]:
+    """A word of a command, or the files that it means, as a shell does."""
+    if "*" not in word:
+        return [word]
+    return sorted(str(path.relative_to(folder)) for path in folder.glob(word))
 
 
 def _draw(folder: Path) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         OrderError,
         SchedOptError,
     )
+    from schedopt.export import Export, Program, export, load_program, program_of
     from schedopt.formats import instance_from_document, load_instance, load_schedule
     from schedopt.instance import Instance, Objective
     from schedopt.opgraph import OpGraph
@@ -54,6 +55,7 @@ _HOME = {
     "BASELINES": "baselines",
     "Baseline": "baselines",
     "BaselineRun": "baselines",
+    "Export": "export",
     "Form": "build",
     "FormatError": "errors",
     "Instance": "instance",
@@ -66,6 +68,7 @@ _HOME = {
     "Order": "schedule",
     "OrderError": "errors",
     "PlacementSearch": "solve",
+    "Program": "export",
     "SchedOptError": "errors",
     "Schedule": "schedule",
     "Solution": "solve",
@@ -76,7 +79,9 @@ _HOME = {
     "derive": "build",
     "instance_from_document": "formats",
     "load_instance": "formats",
+    "load_program": "export",
     "load_schedule": "formats",
+    "program_of": "export",
     "run_baseline": "baselines",
     "solve_placements": "solve",
     "verify_file": "verify",
@@ -84,12 +89,13 @@ _HOME = {
 }
 
 # These are packages that can be called, see ``schedopt.callable_package``.
-_CALLABLE = ("simulate", "solve")
+_CALLABLE = ("export", "simulate", "solve")
 
 __all__ = [
     "BASELINES",
     "Baseline",
     "BaselineRun",
+    "Export",
     "Form",
     "FormatError",
     "Instance",
@@ -102,6 +108,7 @@ __all__ = [
     "Order",
     "OrderError",
     "PlacementSearch",
+    "Program",
     "SchedOptError",
     "Schedule",
     "Solution",
@@ -110,9 +117,12 @@ __all__ = [
     "bounds_of",
     "build_graph",
     "derive",
+    "export",
     "instance_from_document",
     "load_instance",
+    "load_program",
     "load_schedule",
+    "program_of",
     "run_baseline",
     "simulate",
     "solve",

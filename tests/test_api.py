@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from xml.etree import ElementTree
 import pytest
 
 import schedopt
+from schedopt.cli.saving import save_schedule
+from schedopt.errors import FormatError
 from schedopt.instance import Instance
 from schedopt.report.notebook import LARGEST_CHART, schedule_svg
 
@@ -74,6 +77,32 @@ def test_simulate_can_be_called_too(instance: Instance) -> None:
     replayed = schedopt.simulate(graph, run.schedule.order)
     assert replayed.makespan == run.schedule.makespan
     assert replayed.graph.units.time_of(replayed.makespan) == (3 + 1) * 30
+
+
+def test_a_schedule_is_exported_from_memory_and_from_its_file(
+    instance: Instance, tmp_path: Path
+) -> None:
+    run = schedopt.run_baseline(schedopt.BASELINES["1f1b"], instance)
+    program = schedopt.program_of(run.derived, run.schedule)
+    made = schedopt.export(program, "torch-csv")
+    folder = tmp_path / "new" / "folder"
+    saved = made.save(folder)
+    assert saved == [folder / name for name in made.files]
+    assert {path.name: path.read_text() for path in folder.iterdir()} == made.files
+    (csv,) = [text for name, text in made.files.items() if name.endswith(".csv")]
+    assert csv.split() == ["0F0,0F1,0B0,0F2,0B1,0B2", "1F0,1B0,1F1,1B1,1F2,1B2"]
+
+    file = tmp_path / "1f1b.json"
+    save_schedule(file, run.derived, run.graph, run.schedule, "1f1b")
+    loaded = schedopt.load_program(file)
+    assert loaded.rows == program.rows
+    assert schedopt.export(loaded, "torch-csv").files == made.files
+
+    document = json.loads(file.read_text())
+    document["makespan"] += 1
+    file.write_text(json.dumps(document))
+    with pytest.raises(FormatError, match=r"1f1b\.json: the verifier refuses it"):
+        schedopt.load_program(file)
 
 
 def test_jupyter_shows_the_summary_and_a_block_per_op(instance: Instance) -> None:

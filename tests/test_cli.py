@@ -255,7 +255,7 @@ def test_simulate_reads_blanks_quotes_idle_cells_and_overlaps(run: Run) -> None:
     [
         ("", ["is empty"]),
         ("hello world\n", ["row 1", "hello", "one row per device"]),
-        ("0F0\n", ["has 1 rows", "2 devices"]),
+        ("0F0\n", ["has 1 row", "2 devices"]),
         (ORDER.replace("0F3,", "0F3,0RECV_F1,"), ["0RECV_F1", "torch would"]),
         (ORDER.replace(",0W2", ""), ["0W2 is missing", "row of device 0"]),
         (ORDER.replace("0W2", "0W1"), ["0W1", "twice"]),

@@ -130,7 +130,7 @@ def test_transfers_that_torch_would_get_wrong_are_refused(
     [
         (WHOLE.replace(",0B3", ""), ["0", "missing"]),
         (WHOLE.replace("1F3", "2F3"), ["2F3"]),
-        (WHOLE.split(maxsplit=1)[0], ["1 rows", "2 devices"]),
+        (WHOLE.split(maxsplit=1)[0], ["1 row, but", "2 devices"]),
         ("0B0,0F0\n1F0,1B0\n", ["own.csv"]),
         ("hello\n", ["hello", "not an op"]),
     ],
@@ -142,6 +142,17 @@ def test_an_order_of_another_pipeline_is_refused(
     ran = run("compare", changed("tiny.json"), "--no-solve", "--order", "own.csv")
     refused(ran, "own.csv", *words)
     assert not ran.out
+
+
+def test_an_order_that_cannot_be_read_is_named(run: Run) -> None:
+    Path("empty.csv").write_text(" \n")
+    for name, words in (
+        ("nosuch.csv", "no such file; check the path"),
+        (".", "is a directory"),
+        ("empty.csv", "is empty"),
+    ):
+        ran = run("compare", changed("tiny.json"), "--no-solve", "--order", name)
+        refused(ran, name, words)
 
 
 def test_an_instance_may_lack_what_an_order_needs(run: Run) -> None:

@@ -20,6 +20,7 @@ import typer
 import schedopt
 from schedopt.cli.commands import app
 from schedopt.experiments import load_spec
+from schedopt.export.formats import FORMATS
 from schedopt.opgraph import StreamKind
 from schedopt.ops import OpKind
 from tests.cli_helpers import Run, runner
@@ -241,6 +242,16 @@ def test_the_readmes_batch_can_be_planned(tmp_path: Path) -> None:
     file.write_text(shown.replace('"instances/', f'"{ROOT}/instances/'))
     spec = load_spec(file)
     assert spec.name == "first look"
+
+
+def test_the_readme_has_every_export_format_and_how_it_was_tried() -> None:
+    text = README.read_text(encoding="utf-8")
+    tried = {
+        name: row[1]
+        for row in re.findall(r"^\| (`.*?) \| .* \| (\w+) \|$", text, re.MULTILINE)
+        for name in re.findall(r"`([\w-]+)`", row[0])
+    }
+    assert tried == {name: entry.evidence.value for name, entry in FORMATS.items()}
 
 
 def test_the_readme_shows_the_example_of_the_package() -> None:

@@ -5,6 +5,8 @@ Each test that needs ranks starts them once and gives them all of its schedules.
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import re
 import signal
@@ -25,7 +27,10 @@ from schedopt.cli.saving import save_schedule
 from schedopt.errors import ExecutionError, ExportError
 from schedopt.execute import Execution, Job, Model, execute, execute_jobs, job_of
 from schedopt.export import Program, program_of
+from schedopt.formats import Limits
 from schedopt.instance import Backward, Device, Placement
+from schedopt.measure.model_file import load_model, save_model
+from schedopt.measure.sizes import GptModel
 from schedopt.opgraph import Stream, StreamKind
 from schedopt.ops import Op
 from schedopt.schedule import Order
@@ -94,6 +99,56 @@ def test_schedules_of_four_ranks() -> None:
     todo = jobs(4)
     assert len(todo) >= 24  # with those of two ranks, 60
     check_all(todo)
+
+
+def gpt(**changes: object) -> GptModel:
+    """The smallest one that has everything."""
+    sizes = {"stages": 2, "layers": 3, "hidden": 8, "heads": 2, "sequence": 4}
+    others = {"microbatch_size": 2, "vocabulary": 11, "mlp_ratio": 2}
+    flags = {"dtype": "float32", "checkpointing": False, "compiled": False}
+    return GptModel(**{**sizes, **others, **flags, **changes})  # type: ignore[arg-type]
+
+
+def test_the_measured_gpt_is_compared_in_float64_and_traced_in_its_own_type(
+    tmp_path: Path,
+) -> None:
+    kinds = {
+        "tokens": (program("zb-h1", 2), gpt()),
+        "v": (program("zb-v", 2, 4), gpt(stages=4, layers=4, dtype="bfloat16")),
+        "states": (program("1f1b", 2), gpt(vocabulary=0, dtype="float64")),
+        "recomputed": (program("1f1b", 2), gpt(checkpointing=True, dtype="float16")),
+    }
+    todo = [
+        replace(job_of(made, Model.GPT, gpt=model, trace=tmp_path / name), name=name)
+        for name, (made, model) in kinds.items()
+    ]
+    for name in kinds:
+        (tmp_path / name).mkdir()
+    seen: list[tuple[int, int]] = []
+    executions = execute_jobs(todo, progress=lambda *done: seen.append(done))
+    assert disagreeing(executions) == []
+    assert seen[-1] == (28, 28)  # of each, 2 steps compared and 5 traced
+    for job, execution in zip(todo, executions, strict=True):
+        assert job.gpt is not None
+        ends = 5 if job.gpt.vocabulary else 0  # two embeddings, the norm, the output
+        assert execution.outcome.gradients == 12 * job.gpt.layers + ends
+        ran = [
+            traced_ops(tmp_path / job.name / f"rank{rank}.json.gz") for rank in (0, 1)
+        ]
+        assert ran == [row.split(",") * 5 for row in job.csv.splitlines()]
+
+
+def traced_ops(path: Path) -> list[str]:
+    """The ops of a trace in the order of their starts."""
+    with gzip.open(path) as file:
+        events = json.load(file)["traceEvents"]
+    found = [
+        (event["ts"], event["name"].removeprefix("PP:"))
+        for event in events
+        if event.get("cat") == "user_annotation"
+        and re.fullmatch(r"PP:\d+[FBIW]\d+", event["name"])
+    ]
+    return [name for _, name in sorted(found)]
 
 
 # -- what is wrong is noticed --------------------------------------------------
@@ -250,6 +305,58 @@ def test_the_command_prints_what_it_found(run: Run, tmp_path: Path) -> None:
     assert document["relative_error"] == pytest.approx(measured / predicted - 1)
     warned = "than predicted" in ran.err
     assert warned == (abs(document["relative_error"]) > 0.06)
+
+
+def test_a_model_reads_back(tmp_path: Path) -> None:
+    path = tmp_path / "gpt.model.json"
+    for model in (gpt(), gpt(vocabulary=0, dtype="bfloat16", checkpointing=True)):
+        save_model(path, model)
+        assert load_model(path, Limits()) == model
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"schema": "schedopt/instance/v1"}, ["schema", "schedopt/model/v1"]),
+        ({"heads": 3}, ["heads = 3", "must divide hidden (8)"]),
+        ({"hidden": 0}, ["hidden = 0", "at least 1"]),
+        ({"dtype": "int8"}, ["dtype", "float32"]),
+        ({"width": 8}, ["width", "unknown field"]),
+        ({"compiled": True}, ["compiled", "without --compile"]),
+        ({"stages": 3}, ["schedule.json", "has 2 stages, and the model 3"]),
+    ],
+)
+def test_a_wrong_model_is_refused(
+    run: Run, tmp_path: Path, change: dict[str, object], words: list[str]
+) -> None:
+    path = tmp_path / "gpt.model.json"
+    save_model(path, gpt())
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    refused(run("execute", schedule_file(tmp_path), "--config", path), *words)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--model", "gpt"), "needs --config"),
+        (("--model", "mlp", "--config", "x.json"), "not mlp"),
+        (("--model", "sleep", "--trace", "traces"), "nothing to trace"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    run: Run, tmp_path: Path, options: tuple[str, ...], words: str
+) -> None:
+    ran = run("execute", schedule_file(tmp_path), *options)
+    assert (ran.code, ran.out) == (2, "")
+    assert words in ran.err
+
+
+def test_traces_of_two_executions_do_not_mix(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "traces"
+    folder.mkdir()
+    (folder / "rank2.json.gz").touch()
+    ran = run("execute", schedule_file(tmp_path), "--trace", folder)
+    refused(ran, "traces", "rank2.json.gz of another execution")
 
 
 def test_nccl_without_enough_gpus_is_refused(run: Run, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import json
 from export_helpers import baseline_program, pipeline
 
 from schedopt.export.tables import COLUMNS, ops_csv, program_json
-from schedopt.instance import Communication, CommunicationMode
+from schedopt.instance import Communication, CommunicationMode, Placement
 from schedopt.ops import Op
 
 LINKS = Communication(mode=CommunicationMode.LINK, latency=2.5)
@@ -63,3 +63,19 @@ def test_csv_has_a_line_per_op() -> None:
         assert float(row["start"]) * graph.units.ticks_per_unit == schedule.start[op]
         assert float(row["end"]) * graph.units.ticks_per_unit == schedule.end(op)
         assert row["unit"] == "us"
+
+
+def test_a_stage_on_two_devices_is_written_where_each_of_its_ops_runs() -> None:
+    two_way = pipeline(devices=2, microbatches=4, placement=Placement.BIDIRECTIONAL)
+    program = baseline_program("chimera", two_way)
+    (text,) = program_json(program).values()
+    content = json.loads(text)
+    # Even microbatches run down, odd ones up.
+    for rank, row in enumerate(content["ranks"]):
+        stages = {(op["stage"], op["microbatch"] % 2) for op in row["ops"]}
+        assert stages == {(rank, 0), (1 - rank, 1)}
+    assert content["device_of_stage"] == [0, 1]
+    (text,) = ops_csv(program).values()
+    for line in csv.DictReader(text.splitlines()):
+        odd = int(line["microbatch"]) % 2
+        assert int(line["device"]) == (int(line["stage"]) + odd) % 2

@@ -37,6 +37,12 @@ SWAPPED = (
     "0F2,0F0,0I2,0W2,0F3,0I0,0W0,0F1,0I3,0W3,0I1,0W1\n"
     "1F2,1I2,1F0,1I0,1W2,1F3,1I3,1W0,1F1,1I1,1W3,1W1\n"
 )
+MODEL = "(MODEL.py is yours: the top of run_torch.py says what it has)"
+STAGE_0 = (
+    "torch-csv runs the whole backward of stage 0 in its W, and the schedule does not"
+    " count on it: times and memory of that stage will be others; solve with --runtime"
+    " torch-csv"
+)
 
 
 @pytest.fixture
@@ -72,7 +78,9 @@ def test_export_writes_the_rows_and_the_script(run: Run) -> None:
     assert ran.out.splitlines() == [
         "wrote  new/folder/tiny.csv",
         "       new/folder/run_torch.py",
-        "next   torchrun --nproc-per-node 2 run_torch.py tiny.csv --model MODEL.py",
+        f"note   {STAGE_0}",
+        "next   cd new/folder && torchrun --nproc-per-node 2 run_torch.py tiny.csv"
+        f" --model MODEL.py  {MODEL}",
     ]
     compile((folder / "run_torch.py").read_text(), "run_torch.py", "exec")
 
@@ -83,8 +91,9 @@ def test_export_prints_json(run: Run) -> None:
         "format": "torch-csv-comms",
         "schedule": "tiny.s.json",
         "files": ["tiny.csv", "run_torch.py"],
-        "notes": [],
-        "next": "torchrun --nproc-per-node 2 run_torch.py tiny.csv --model MODEL.py",
+        "notes": [STAGE_0],
+        "next": "torchrun --nproc-per-node 2 run_torch.py tiny.csv --model MODEL.py"
+        f"  {MODEL}",
     }
     rows = parse_rows(Path("tiny.csv").read_text())
     assert faults(rows, microbatches=4, rank_of_stage=(0, 1)) == ()
@@ -199,7 +208,8 @@ def forwards(one: Program, stage: int) -> list[int]:
 
 def test_equal_microbatches_are_renumbered_where_that_is_all() -> None:
     made = export(program(SWAPPED), "torch-csv")
-    (note,) = made.notes
+    note, stage_0 = made.notes
+    assert stage_0 == STAGE_0
     assert note.startswith("microbatches are numbered as the last stage runs")
     number = {"2": "0", "0": "1", "3": "2", "1": "3"}
     assert made.files["tiny.csv"] == "".join(
@@ -216,7 +226,7 @@ def test_unequal_microbatches_keep_their_numbers() -> None:
     with pytest.raises(ValueError, match="microbatches that differ"):
         scaled.relabelled()
     equal = program(SWAPPED, microbatch_scale=[2, 2, 2, 2])
-    assert export(equal, "torch-csv").notes
+    assert len(export(equal, "torch-csv").notes) == 2
 
 
 @pytest.mark.parametrize("one_order", [False, True])
@@ -355,7 +365,21 @@ def test_formats_are_named_and_described() -> None:
         assert entry.name == name == name.lower()
         assert entry.summary
         assert format_of(name) is entry
-        entry.next_step.format(stem="x", ranks=2)
+        entry.next_step.format(stem="x", ranks=2, cd="cd y && ", folder="y")
+
+
+def test_what_the_schedule_does_not_count_on_is_said() -> None:
+    fields = {"memory_limit": 1000}
+    assert export(program(**fields), "torchtitan").notes == (
+        STAGE_0.replace("torch-csv", "torchtitan"),
+    )
+    # Solved for a runtime that does the same on stage 0, or one with a true split.
+    for runtime, notes in (("automodel", ()), ("zero-bubble", (STAGE_0,))):
+        assert export(program(**fields, runtime=runtime), "torch-csv").notes == notes
+    whole = "0F0,0B0\n1F0,1B0\n"
+    same = program(whole, **fields, backward="whole", microbatches=1)
+    assert export(same, "torch-csv").notes == ()
+    assert export(program(**fields), "zero-bubble").notes == ()
 
 
 def test_ops_that_torch_has_no_token_for() -> None:

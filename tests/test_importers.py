@@ -179,7 +179,7 @@ def test_a_graph_needs_cuts_and_a_number_of_microbatches(run: Run) -> None:
     form = ("import", "pipedream-graph", "graph.txt", "-o", "out.yaml")
     refused(run(*form, "--microbatches", 6), "line 2", "stage_id", "--stages")
     refused(run(*form, "--stages", 2), "--microbatches")
-    refused(run(*form, "--stages", 5, "--microbatches", 6), "4 layers")
+    refused(run(*form, "--stages", 5, "--microbatches", 6), "4 layers", "1 to 4")
 
 
 def test_the_last_line_of_a_zero_bubble_log_counts(run: Run) -> None:
@@ -242,6 +242,15 @@ def test_a_wrong_log_is_refused(run: Run, old: str, new: str, words: list[str]) 
     refused(run("import", "zero-bubble-log", *arguments), "zb.log", *words)
 
 
+def test_limits_that_differ_are_those_of_the_devices_measured(run: Run) -> None:
+    Path("zb.log").write_text(LOG)
+    form = ("zero-bubble-log", "zb.log", "--microbatches", 8, "--devices", 4)
+    ran = run("import", *form, "-o", "out.yaml")
+    refused(ran, "zb.log", "limits of 2 devices", "--devices 4", "--memory-limit")
+    found = imported(run, *form, "--memory-limit", 50)
+    assert [device.memory_limit for device in found.devices] == [50] * 4
+
+
 def test_timers_give_medians_by_stage(run: Run) -> None:
     found = imported(run, "pp-timers", *write_timers(2, 1))
     assert (found.time_unit, found.microbatches) == ("ms", 2)
@@ -284,7 +293,9 @@ def test_timers_need_every_rank_and_their_names(run: Run) -> None:
     Path(names[1]).write_text("{}")
     refused(run(*form, *names), "no forward of stage 1")
     Path(names[1]).write_text("[1")
-    refused(run(*form, *names), "line 1", "not JSON")
+    refused(run(*form, *names), "line 1", "not JSON", "whole")
+    Path(names[1]).write_text("[" * 100_000)
+    refused(run(*form, *names), "too deeply nested")
 
 
 def test_a_table_has_a_row_per_stage(run: Run) -> None:
@@ -303,13 +314,22 @@ def test_a_table_can_place_its_stages(run: Run) -> None:
     assert found.device_of_stage == (1, 0, 1)
 
 
+def test_a_table_leaves_no_device_out(run: Run) -> None:
+    # Numbered from 1: device 0 would stand idle.
+    Path("stages.csv").write_text("forward,backward,device\n1,2,1\n1,2,2\n")
+    ran = run("import", "stage-csv", "stages.csv", "--microbatches", 4, "-o", "o.yaml")
+    refused(ran, "stages.csv", "device", "no stage is on device 0", "from 0")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
         ("forward,", "foward,", ["line 1", "foward", "did you mean forward?"]),
         ("activation,", "backward,", ["line 1", "backward", "second column"]),
         ("21.5", "-1", ["line 3: backward", '"-1"', "at least 0"]),
-        ("21.5", "1e999", ["line 3: backward", "1e999"]),
+        ("21.5", "1e999", ["line 3: backward", "1e999", "finite"]),
+        ("21.5", "2_1", ["line 3: backward", '"2_1"']),  # 21 to Python only
+        ("21.5", "٢", ["line 3: backward"]),
         ("11,", ",", ["line 4", "forward is empty"]),
         ("11,20,3,,", "11,20", ["line 4", "5 cells"]),
         ("11,20,3,,", "11,20,3,,,9", ["line 4", "5 cells"]),

@@ -151,6 +151,29 @@ def test_on_a_gpu_the_kernels_time_counts(run: Run) -> None:
     assert (stage.forward, stage.backward) == (501, 801)
 
 
+def test_work_that_the_trace_does_not_show_is_not_taken_for_none(run: Run) -> None:
+    # As on a GPU without its kernels: the backward runs on a thread of autograd.
+    one = {"F": 10, "I": 0, "W": 0}
+    for times, words in (
+        ({"F": 10, "B": 0}, ["0.json", "stage 0", "ranges of B", "CUDA"]),
+        ({"F": 0, "B": 10}, ["0.json", "stage 0", "ranges of F"]),
+    ):
+        trace = Trace(0)
+        for kind, time in times.items():
+            trace.op(f"0{kind}0", time)
+        trace.write("0.json")
+        refused(run("import", "torch-trace", "0.json", "-o", "out.yaml"), *words)
+    for rank in (0, 1):
+        trace = Trace(rank)
+        for kind, time in one.items():
+            trace.op(f"{rank}{kind}0", time)
+        trace.write(f"{rank}.json")
+    ran = run("import", "torch-trace", "0.json", "1.json", "-o", "o.json", "--json")
+    idle = [note for note in ran.json["notes"] if "no operator" in note]
+    # I of stage 0 does nothing in torch.
+    assert [note.split(":")[0] for note in idle] == ["stage 0", "stage 1", "stage 1"]
+
+
 def drop(token: str) -> Any:
     def change(first: Trace, _last: Trace) -> None:
         first.events[:] = [e for e in first.events if token not in e["name"]]
@@ -190,7 +213,7 @@ def far_stage(_first: Trace, last: Trace) -> None:
         (far_stage, ["stage 2", "traces of all ranks"]),
         (drop("PP:"), ["0.json", "no PP: ranges"]),
         (drop("PP:0F"), ["stage 0", "no F range"]),
-        (drop("PP:0W"), ["stage 0", "no B range"]),
+        (drop("PP:0W"), ["stage 0", "no B and no W range"]),
         (set_field(0, dur=-1), ["0.json", "traceEvents[0].dur", "-1"]),
         (set_field(0, ts="x"), ["0.json", "traceEvents[0].ts", '"x"']),
         (set_field(0, ts=float("nan")), ["0.json", "traceEvents[0].ts"]),
@@ -204,6 +227,17 @@ def test_a_wrong_trace_is_refused(run: Run, change: Any, words: list[str]) -> No
     last.write("1.json")
     ran = run("import", "torch-trace", "0.json", "1.json", "-o", "out.yaml")
     refused(ran, *words)
+
+
+def test_a_trace_that_sends_on_is_not_of_the_last_stage(run: Run) -> None:
+    # Alone it would look like a pipeline of one stage.
+    trace = Trace(0)
+    for token in ("0F0", "0SEND_F0", "0RECV_B0", "0B0"):
+        trace.op(token, 10)
+    trace.write("0.json")
+    ran = run("import", "torch-trace", "0.json", "-o", "out.yaml")
+    refused(ran, "0.json", "stage 1 of the 2 stages", "traces of all ranks")
+    assert not Path("out.yaml").exists()
 
 
 def test_traces_of_two_real_ranks_are_read(run: Run, tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_checkpointing_keeps_less() -> None:
 
 def test_layers_are_spread_over_stages() -> None:
     assert [part.blocks for part in gpt_parts(7, 3)] == [3, 2, 2]
-    assert [part.name for part in gpt_parts(1, 1)] == ["first and last, 1 blocks"]
+    assert [part.name for part in gpt_parts(1, 1)] == ["first and last, 1 block"]
 
 
 def test_a_spread_is_median_and_quartiles() -> None:
@@ -207,7 +207,7 @@ def test_equal_stages_are_measured_and_written_once(run: Run) -> None:
     often = ("--warmup", 1, "--repetitions", 1, "--sequence", 4)
     ran = run("profile", *arguments, *often, "--checkpointing", "-o", "gpt.yaml")
     assert ran.code == 0, ran.err
-    assert "1-4 (middle, 1 blocks)" in ran.out
+    assert "1-4 (middle, 1 block)" in ran.out
     instance = load_instance("gpt.yaml")
     assert (instance.placement, instance.backward) == (Placement.LOOPED, Backward.WHOLE)
     assert len(set(instance.stages[1:5])) == 1
@@ -256,10 +256,19 @@ def test_a_factory_can_tell_stages_apart(
         ("def stage(): return 3", ["returned int"]),
         ("def stage(): return 3, torch.ones(1)", ["tuple of int, Tensor"]),
         ("def other(): pass", ["no function stage"]),
+        ("x = ", ["cannot be imported", "invalid syntax", "own_model.py, line 3"]),
+        ("{}[1]", ["cannot be imported", "KeyError: 1", "own_model.py, line 3"]),
+        ("def stage(): {}[1]", ["raised KeyError: 1", "own_model.py, line 3"]),
+        ("def stage(one): pass", ["needs one;", "no argument, or two"]),
         ("import nosuch_module", ["cannot be imported", "nosuch_module"]),
         (
             "def stage(): return torch.nn.Linear(4, 4), torch.ones(3, 5)",
             ["every stage", "cannot be run", "shapes"],
+        ),
+        (
+            "class Odd(torch.nn.Module):\n def forward(self, x): return {}[x]\n"
+            "def stage(): return Odd(), torch.ones(3)",
+            ["every stage: cannot be run: KeyError", "own_model.py, line 4"],
         ),
         (
             "class Odd(torch.nn.Module):\n def forward(self, x): return {'x': x}\n"
@@ -294,3 +303,14 @@ def test_what_cannot_be_measured_is_refused(
     run: Run, arguments: tuple[object, ...], words: list[str]
 ) -> None:
     refused(run("profile", *SMALL, *arguments), *words)
+
+
+def test_what_the_instance_cannot_be_is_refused_before_measuring(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(*_arguments: object) -> None:
+        pytest.fail("measured first")
+
+    monkeypatch.setattr("schedopt.measure.stages.measure_stages", measured)
+    refused(run("profile", *SMALL, "--devices", 4), "devices = 4", "at most 3")
+    refused(run("profile", *SMALL, "--max-ops", 5), "--max-ops")

@@ -1,4 +1,4 @@
-"""Runtimes: profiles, what they refuse, their rules in graphs, orders and programs."""
+"""Runtime profiles, what they refuse, their rules in graphs, orders and programs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import pytest
 from schedopt.baselines import BASELINES, run_baseline
 from schedopt.build import build_graph, in_microbatch_order
 from schedopt.errors import InstanceError, NotApplicableError, RuntimeNameError
-from schedopt.export.program import Program
+from schedopt.export.formats import export
+from schedopt.export.program import Program, program_of
 from schedopt.export.rules import broken_rules
 from schedopt.formats import (
     instance_document,
@@ -27,10 +28,10 @@ from schedopt.formats import (
     with_runtime,
 )
 from schedopt.instance import Backward, Instance, Objective
-from schedopt.opgraph import OpGraph, Stream
+from schedopt.opgraph import OpGraph, Stream, StreamKind
 from schedopt.ops import Op, OpKind
 from schedopt.runtimes import PROFILES, profile_of, profile_table
-from schedopt.schedule import Schedule
+from schedopt.schedule import Order, Schedule
 from schedopt.simulate import dispatch, simulate
 from schedopt.verify import Rule, runtime_violations, verify_file, violations
 
@@ -120,9 +121,20 @@ REFUSED = {
         {"stages": [STAGE] * 4},
     ),
     "colossalai: whole": (
-        {"runtime": "colossalai", "backward": "whole", **V_OF_TWO},
+        {"runtime": "colossalai", "backward": "whole", "microbatches": 2, **V_OF_TWO},
         "runtime colossalai has no whole backward; use backward: split",
         {"backward": "split"},
+    ),
+    "colossalai: three microbatches on two devices": (
+        {"runtime": "colossalai", **V_OF_TWO},
+        "microbatches = 3: runtime colossalai needs a multiple of the number of"
+        " devices, 2; 4 would do",
+        {"microbatches": 4},
+    ),
+    "torchtitan: one device": (
+        {"runtime": "torchtitan", "devices": 1},
+        "devices = 1: one device is no pipeline to torchtitan",
+        {"devices": 2},
     ),
     "torch: idle device": (
         {"runtime": "torch-csv", "placement": [0, 0]},
@@ -168,13 +180,14 @@ def test_what_a_runtime_can_never_execute_is_refused(name: str) -> None:
 
 def test_choose_becomes_the_form_that_a_runtime_has() -> None:
     assert instance_of(runtime="deepspeed", backward="choose").backward == "whole"
-    split = instance_of(runtime="colossalai", backward="choose", **V_OF_TWO)
+    v_of_two = {**V_OF_TWO, "microbatches": 2}
+    split = instance_of(runtime="colossalai", backward="choose", **v_of_two)
     assert split.backward is Backward.SPLIT
     assert instance_of(runtime="torch-csv", backward="choose").backward == "choose"
     only_whole = {"count": 2, "forward": 1, "backward": 2}
     with pytest.raises(InstanceError, match="backward_input: is missing"):
         instance_of(
-            runtime="colossalai", **V_OF_TWO | {"stages": {**only_whole, "count": 4}}
+            runtime="colossalai", **v_of_two | {"stages": {**only_whole, "count": 4}}
         )
 
 
@@ -230,6 +243,12 @@ def test_torch_does_the_whole_backward_of_stage_0_in_its_w() -> None:
     assert durations(choose, "BIW", 0) == {"0B0": 21, "0I0": 0, "0W0": 21}
     whole = graph_of("torch-csv", backward="whole")
     assert durations(whole, "FB", 0) == {"0F0": 10, "0B0": 21}
+
+
+def test_colossalai_does_the_whole_backward_of_stage_0_in_its_w() -> None:
+    graph = graph_of("colossalai", microbatches=2, **V_OF_TWO)
+    assert durations(graph, "BIW", 0) == {"0I0": 0, "0W0": 21}
+    assert durations(graph, "BIW", 3) == {"3I0": 12, "3W0": 8}
 
 
 def test_jaxpp_runs_i_and_w_of_stage_0_as_one_op() -> None:
@@ -298,9 +317,35 @@ def test_order_is_in_the_graph_only_where_microbatches_differ() -> None:
     assert edges_between_microbatches(graph_of("jaxpp", **unequal)) == set()
 
 
-def test_deepspeed_pairs_f_and_b_on_the_last_stage() -> None:
-    graph = graph_of("deepspeed", backward="whole")
+def test_recomputations_are_kept_in_order_too() -> None:
+    """Else a verified schedule of unequal microbatches could not be exported."""
+    unequal = {"microbatch_scale": [1, 2, 1], "recompute": [0]}
+    edges = edges_between_microbatches(graph_of("zero-bubble", **unequal))
+    assert {("0R0", "0R1"), ("0R1", "0R2")} <= edges
+    starts = {Op(OpKind.FORWARD, 0, m): m for m in range(2)}
+    starts |= {Op(OpKind.RECOMPUTE, 0, m): 9 - m for m in range(2)}
+    (found,) = runtime_violations("zero-bubble", starts)
+    assert found.detail.startswith("0R1 starts before 0R0, but zero-bubble takes")
+
+
+@pytest.mark.parametrize("scale", [None, [1, 2, 1]])
+def test_deepspeed_pairs_f_and_b_on_the_last_stage(scale: list[int] | None) -> None:
+    """And has no other rule on the order of microbatches, on no stage."""
+    graph = graph_of("deepspeed", backward="whole", microbatch_scale=scale)
     assert edges_between_microbatches(graph) == {("1B0", "1F1"), ("1B1", "1F2")}
+
+
+def test_deepspeed_takes_another_order_on_every_stage() -> None:
+    """Executed: ``tests/test_export_deepspeed_run.py``."""
+    instance = instance_of(runtime="deepspeed", backward="whole")
+    rows = ("0F1 0F0 0F2 0B2 0B0 0B1", "1F0 1B0 1F1 1B1 1F2 1B2")
+    sequences = {
+        Stream(StreamKind.COMPUTE, device): tuple(map(Op.parse, row.split()))
+        for device, row in enumerate(rows)
+    }
+    schedule = simulate(build_graph(instance), Order(sequences))
+    assert verify_file(as_file(instance, schedule)) == ()
+    assert export(program_of(instance, schedule), "deepspeed").notes == ()
 
 
 # -- the order of microbatches ----------------------------------------------------
@@ -327,9 +372,9 @@ def shuffled(instance: Instance, seed: int) -> Schedule:
     return simulate(graph, dispatch(graph, sequences))
 
 
-@pytest.mark.parametrize("runtime", ["torch-csv", "zero-bubble", "deepspeed"])
+@pytest.mark.parametrize("runtime", ["torch-csv", "zero-bubble", "mindspeed"])
 def test_renaming_keeps_everything_but_the_order(runtime: str) -> None:
-    form = "whole" if runtime == "deepspeed" else "split"
+    form = "whole" if runtime == "mindspeed" else "split"
     communication = {"mode": "link", "latency": 3}
     broken = 0
     for seed in range(30):
@@ -349,6 +394,28 @@ def test_renaming_keeps_everything_but_the_order(runtime: str) -> None:
         for new, old in zip(renamed.peak_memory, schedule.peak_memory, strict=True):
             assert new <= old
     assert broken >= 15
+
+
+def test_renaming_keeps_every_op_of_a_schedule_whose_choices_are_made() -> None:
+    """Other ops than those chosen get names then; none may get lost."""
+    rows = ("0F1 0F0 0B1 0I0 0W0", "1F1 1I1 1W1 1F0 1B0")
+    sequences = {
+        Stream(StreamKind.COMPUTE, device): tuple(map(Op.parse, row.split()))
+        for device, row in enumerate(rows)
+    }
+    instance = instance_of(runtime="torch-csv", backward="choose", microbatches=2)
+    graph = build_graph(instance)
+    present = {op for row in sequences.values() for op in row}
+    chosen = graph.select(
+        {data.literal for op, data in graph.data.items() if op in present} - {None}
+    )
+    schedule = simulate(chosen, Order(sequences))
+    renamed = in_microbatch_order(instance, schedule)
+    number = {0: 1, 1: 0}
+    assert renamed.start == {
+        op._replace(microbatch=number[op.microbatch]): time
+        for op, time in schedule.start.items()
+    }
 
 
 def test_nothing_is_renamed_without_a_reason() -> None:
@@ -445,6 +512,19 @@ ACCEPTED = {
         ["0F1 0F0 0B1 0B0", "1F1 1B1 1F0 1B0"],
         {"backward": "whole"},
     ),
+    "deepspeed, two orders": (
+        "deepspeed",
+        ["0F1 0F0 0B0 0B1", "1F0 1B0 1F1 1B1"],
+        {"backward": "whole"},
+    ),
+    "colossalai": (
+        "colossalai",
+        [
+            "0F0 0F1 3F0 3I0 3W0 3F1 3I1 3W1 0I0 0W0 0I1 0W1",
+            "1F0 2F0 1F1 2F1 2I0 2W0 1I0 1W0 2I1 2W1 1I1 1W1",
+        ],
+        V_OF_TWO,
+    ),
     "torch": ("torch-csv", SPLIT_FIFO, {}),
     "torch, other orders elsewhere": (
         "torch-csv",
@@ -493,11 +573,48 @@ BROKEN = {
         {},
         "backward form: 0I0 is half of a split backward, deepspeed has whole ones only",
     ),
-    "deepspeed, two orders": (
-        "deepspeed",
+    "mindspeed, two orders": (
+        "mindspeed",
         ["0F1 0F0 0B0 0B1", "1F0 1B0 1F1 1B1"],
         {"backward": "whole"},
-        "microbatch order: ",
+        "microbatch order: 0B1 comes after 0B0",
+    ),
+    "zero-bubble, recomputed out of order": (
+        "zero-bubble",
+        ["0F0 0F1 0R1 0R0 0B0 0B1", "1F0 1B0 1F1 1B1"],
+        {"backward": "whole", "recompute": [0]},
+        "microbatch order: 0R0 comes after 0R1",
+    ),
+    "torch, recompute of stage 0 before the I of another": (
+        "torch-csv",
+        ["0F0 0F1 0R0 0R1 0I0 0W0 0I1 0W1", "1F0 1I0 1F1 1I1 1W0 1W1"],
+        {"recompute": [0]},
+        "recompute: 0R0 is not directly followed by its backward",
+    ),
+    "torch, recompute of stage 0, W later": (
+        "torch-csv",
+        ["0F0 0F1 0R0 0I0 0I1 0W0 0W1", "1F0 1I0 1F1 1I1 1W0 1W1"],
+        {"recompute": [0]},
+        "recompute: 0R0 is not directly followed by its backward",
+    ),
+    "colossalai, one microbatch": (
+        "colossalai",
+        ["0F0 3F0 3I0 3W0 0I0 0W0", "1F0 2F0 2I0 2W0 1I0 1W0"],
+        {**V_OF_TWO, "microbatches": 1},
+        "microbatches: colossalai needs a multiple of the number of devices, 2",
+    ),
+    "torchtitan, one device": (
+        "torchtitan",
+        ["0F0 1F0 1I0 1W0 0I0 0W0"],
+        {"devices": 1, "microbatches": 1},
+        "devices: one device is no pipeline to torchtitan",
+    ),
+    "torch, bidirectional": (
+        "torch-csv",
+        ["0F0 1F1 0B0 1B1", "1F0 1B0 0F1 0B1"],
+        {"placement": "bidirectional", "backward": "whole"},
+        "placement: torch-csv has no stage on two devices, as placement bidirectional"
+        " has; it has any other placement",
     ),
     "torch, last forwards": (
         "torch-csv",

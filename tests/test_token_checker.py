@@ -138,6 +138,13 @@ def test_idle_cells_and_blanks_are_passed_over() -> None:
     assert parse_rows("0F0,, 0B0 ,\r\n,1F0,1B0\r\n") == parse_rows("0F0,0B0\n1F0,1B0")
 
 
+def test_rows_with_transfers_have_no_idle_cells() -> None:
+    # torch: an AssertionError without a word on where.
+    idle = "\n".join((GOOD_COMMS[0].replace("0F1,", "0F1,,"), GOOD_COMMS[1]))
+    with pytest.raises(FormatError, match="rank 0, position 3: the cell is empty"):
+        parse_rows(idle)
+
+
 def test_no_rows() -> None:
     assert "there are no rows" in str(only(FaultRule.PLACEMENT, ""))
 

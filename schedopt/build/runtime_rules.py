@@ -9,7 +9,9 @@ chosen for several stages at once, a runtime's order of microbatches costs nothi
 schedule can be renamed to keep it (docs/problem.md). No precedence is added then, as it
 would hide that the microbatches are equal; schedules are renamed when they are found
 (``schedopt.build.renaming``). Elsewhere precedences keep the microbatches in the order
-of their numbers, which is stricter than *one* order: the user numbers them.
+of their numbers, which is stricter than *one* order: the user numbers them. So it is
+with the last stage of DeepSpeed, where F and B of one microbatch stand together: a
+precedence has to say which microbatch comes next.
 """
 
 from __future__ import annotations
@@ -171,41 +173,31 @@ def _recompute_inside(
     highest level is that of R directly before B.
     """
     in_weight = profile.first_stage is FirstStage.ALL_IN_WEIGHT
-    _keep_whole(draft, instance.recompute - ({0} if in_weight else set()))
-    for recompute in draft.ops([OpKind.RECOMPUTE]):
-        targets = [recompute._replace(kind=OpKind.BACKWARD)]
-        if in_weight and recompute.stage == 0:
-            targets.append(recompute._replace(kind=OpKind.BACKWARD_WEIGHT))
-        targets = [op for op in targets if op in draft.data]
+    _keep_whole(draft, profile.whole_only(instance.recompute))
+    inside = {
+        recompute: _runs_inside(draft, recompute, in_weight)
+        for recompute in draft.ops([OpKind.RECOMPUTE])
+    }
+    for recompute, ops in inside.items():
         extra = draft.data[recompute].duration
-        for op in targets:
+        for op in ops:
             data = draft.data[op]
             draft.data[op] = data._replace(duration=data.duration + extra)
-    _bypass(draft, draft.ops([OpKind.RECOMPUTE]))
+    _bypass(draft, list(inside))
     buffers: list[Buffer] = []
     for buffer in draft.buffers:
-        maker = buffer.maker
-        if maker.kind is OpKind.RECOMPUTE:
-            buffers += [
-                buffer._replace(maker=op, users=(op,))
-                for op in _ends_of_recompute(draft, maker, in_weight)
-            ]
+        if buffer.maker in inside:
+            makers = inside[buffer.maker]
+            buffers += [buffer._replace(maker=op, users=(op,)) for op in makers]
         else:
-            users = [
-                new
-                for user in buffer.users
-                for new in (
-                    _ends_of_recompute(draft, user, in_weight)
-                    if user.kind is OpKind.RECOMPUTE
-                    else [user]
-                )
-            ]
+            users = (op for user in buffer.users for op in inside.get(user, [user]))
             buffers.append(buffer._replace(users=tuple(dict.fromkeys(users))))
     draft.buffers = buffers
-    draft.remove(set(draft.ops([OpKind.RECOMPUTE])))
+    draft.remove(set(inside))
 
 
-def _ends_of_recompute(draft: _Draft, recompute: Op, in_weight: bool) -> list[Op]:
+def _runs_inside(draft: _Draft, recompute: Op, in_weight: bool) -> list[Op]:
+    """The ops, each an alternative to the other, that R is the first part of."""
     kinds = [OpKind.BACKWARD]
     if in_weight and recompute.stage == 0:
         kinds.append(OpKind.BACKWARD_WEIGHT)
@@ -230,7 +222,7 @@ def _bypass(draft: _Draft, ops: list[Op]) -> None:
                 draft.edges[pair] = max(draft.edges.get(pair, 0), lag + more)
 
 
-def _keep_whole(draft: _Draft, stages: frozenset[int] | set[int]) -> None:
+def _keep_whole(draft: _Draft, stages: frozenset[int]) -> None:
     """Leave no choice of form at some stages: their backward is whole."""
     names = {
         data.literal
@@ -339,6 +331,7 @@ def _order_edges(
                 for before, after in pairwise(entries):
                     yield from ((one, other) for one in before for other in after)
                 if not equal:
+                    yield from pairwise(draft.ops([OpKind.RECOMPUTE], stage))
                     yield from _weights_in_order(draft, stage)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,16 +12,18 @@ from typing import Any
 
 from schedopt.cli.exits import DONE, REFUSED
 from schedopt.cli.output import complain, console, print_json, print_lines
-from schedopt.cli.stored import schedule_of
+from schedopt.cli.saving import check_writable
 from schedopt.errors import ExecutionError, ExportError, FormatError
 from schedopt.execute import Backend, Comms, Execution, Job, Model, job_of
 from schedopt.execute import execute as execute_job
 from schedopt.execute.executing import FIDELITY
+from schedopt.execute.job import trace_name
 from schedopt.execute.processes import TORCH, torch_version
-from schedopt.export import program_of
-from schedopt.formats import Limits, load_schedule
+from schedopt.export import load_program
+from schedopt.formats import Limits
+from schedopt.measure.model_file import load_model
+from schedopt.measure.sizes import GptModel
 from schedopt.report.quantities import count_text, seconds_text, share_text
-from schedopt.verify import verify_file
 
 EVERY_S = 10.0  # between two lines of progress where there is no terminal
 
@@ -30,11 +33,14 @@ def execute(  # noqa: PLR0913 (one argument per option)
     limits: Limits,
     *,
     model: Model,
+    config: Path | None,
     comms: Comms,
     backend: Backend,
     blocks: int,
     seed: int,
     steps: int | None,
+    trace: Path | None,
+    traced_steps: int,
     sleep_scale: float | None,
     timeout_s: float,
     as_json: bool,
@@ -53,9 +59,14 @@ def execute(  # noqa: PLR0913 (one argument per option)
         comms=comms,
         blocks=blocks,
         seed=seed,
+        gpt=None if config is None else _measured_model(config, limits),
         steps=steps,
+        trace=trace,
+        traced_steps=traced_steps,
         sleep_scale=sleep_scale,
     )
+    if trace is not None:
+        _make_trace_folder(trace, job.ranks)
     try:
         with _showing(job, backend) as progress:
             execution = execute_job(
@@ -67,25 +78,46 @@ def execute(  # noqa: PLR0913 (one argument per option)
     if as_json:
         print_json(execution_document(execution))
     else:
-        print_lines(execution_lines(execution))
+        print_lines(execution_lines(execution, trace))
     return _judged(path, execution)
 
 
 def _job(path: Path, limits: Limits, **choices: Any) -> Job:
-    file = load_schedule(path, limits)
-    if not file.ops:
-        msg = f"{path}: there is no schedule in it (status {file.status})"
-        raise FormatError(msg)
-    found = verify_file(file)
-    if found:
-        msg = f"{path}: not executed, the verifier refuses it: {found[0]}"
-        raise FormatError(msg)
+    program = load_program(path, limits)
     try:
-        program = program_of(file.instance, schedule_of(file, path))
         return job_of(program, **choices)
     except ExportError as error:
         msg = f"{path}: {error}"
         raise ExportError(msg) from None
+
+
+def _measured_model(path: Path, limits: Limits) -> GptModel:
+    model = load_model(path, limits)
+    if model.compiled:
+        msg = (
+            f"{path}: compiled = true: execute does not compile stages; measure without"
+            " --compile"
+        )
+        raise ExecutionError(msg)
+    return model
+
+
+def _make_trace_folder(folder: Path, ranks: int) -> None:
+    """Make it, and refuse one whose ``rank*.json.gz`` would be of two executions."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"{folder}: the folder cannot be made: {error.strerror}"
+        raise FormatError(msg) from None
+    check_writable(folder / trace_name(0))
+    written = {trace_name(rank) for rank in range(ranks)}
+    others = sorted({path.name for path in folder.glob("rank*.json.gz")} - written)
+    if others:
+        msg = (
+            f"{folder}: has {others[0]} of another execution; remove it or name another"
+            " folder"
+        )
+        raise FormatError(msg)
 
 
 @contextmanager
@@ -146,7 +178,9 @@ def _judged(path: Path, execution: Execution) -> int:
     return DONE
 
 
-def execution_lines(execution: Execution) -> list[tuple[str, str]]:
+def execution_lines(
+    execution: Execution, trace: Path | None = None
+) -> list[tuple[str, str]]:
     """What was executed and how it compares, as labelled lines."""
     job, outcome, fidelity = execution.job, execution.outcome, execution.fidelity
     stages = count_text(len(job.device_of_stage), "stage")
@@ -156,7 +190,7 @@ def execution_lines(execution: Execution) -> list[tuple[str, str]]:
     lines = [
         ("schedule", f"{job.name}, {stages}, {microbatches}, {comms}"),
         ("runtime", f"torch {execution.torch}, {_processes(job, execution.backend)}"),
-        ("model", f"{job.model.value}, float64, {count_text(job.steps, 'step')}"),
+        ("model", f"{_model_text(job)}, float64, {count_text(job.steps, 'step')}"),
         ("loss", f"{loss:.9g}, unpipelined {plain:.9g}"),
         ("losses differ", f"by {_small(outcome.loss_difference)} at most"),
         (
@@ -174,8 +208,22 @@ def execution_lines(execution: Execution) -> list[tuple[str, str]]:
                 f" {len(outcome.step_s[1:]) or 1}",
             ),
         ]
+    if job.trace is not None:
+        steps = count_text(job.traced_steps, "step")
+        files = count_text(job.ranks, "file")
+        lines.append(("traced", f"{steps} in {job.dtype}, {files} in {trace}"))
     verdict = "same as the unpipelined model" if execution.agrees else "WRONG"
-    return [*lines, ("verdict", verdict)]
+    lines.append(("verdict", verdict))
+    if trace is not None and execution.agrees:
+        names = shlex.quote(str(trace)) + "/rank*.json.gz"
+        lines.append(("next", f"schedopt import torch-trace {names} -o traced.yaml"))
+    return lines
+
+
+def _model_text(job: Job) -> str:
+    if job.gpt is None:
+        return job.model.value
+    return f"{job.model.value}, {count_text(job.gpt.layers, 'layer')}"
 
 
 def execution_document(execution: Execution) -> dict[str, Any]:
@@ -191,6 +239,7 @@ def execution_document(execution: Execution) -> dict[str, Any]:
         "backend": execution.backend.value,
         "model": job.model.value,
         "seed": job.seed,
+        "trace": job.trace,
         "losses": [
             {"pipelined": _finite(loss), "unpipelined": _finite(plain)}
             for loss, plain in outcome.losses

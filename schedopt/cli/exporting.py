@@ -9,13 +9,10 @@ from rich.table import Table
 
 from schedopt.cli.exits import DONE
 from schedopt.cli.output import print_json, print_lines, print_rich
-from schedopt.cli.stored import schedule_of
-from schedopt.errors import ExportError, FormatError
-from schedopt.export.formats import FORMATS, Export, export, format_of
-from schedopt.export.program import program_of
-from schedopt.formats import Limits, load_schedule
-from schedopt.formats.writing import write_text_atomically
-from schedopt.verify import verify_file
+from schedopt.errors import ExportError
+from schedopt.export.formats import FORMATS, export, format_of
+from schedopt.export.stored import load_program
+from schedopt.formats import Limits
 
 
 def export_schedule(
@@ -29,20 +26,13 @@ def export_schedule(
         If the verifier refuses the schedule, or its runtime would; nothing is written.
     """
     format_of(name)
-    file = load_schedule(path, limits)
-    if not file.ops:
-        msg = f"{path}: there is no schedule in it (status {file.status})"
-        raise FormatError(msg)
-    found = verify_file(file)
-    if found:
-        msg = f"{path}: not exported, the verifier refuses it: {found[0]}"
-        raise FormatError(msg)
+    program = load_program(path, limits)
     try:
-        made = export(program_of(file.instance, schedule_of(file, path)), name)
+        made = export(program, name, folder)
     except ExportError as error:
         msg = f"{path}: {error}"
         raise ExportError(msg) from None
-    written = _write(made, folder)
+    written = made.save(folder)
     if as_json:
         print_json(
             {
@@ -86,15 +76,3 @@ def list_formats(*, as_json: bool) -> int:
         )
     print_rich(table)
     return DONE
-
-
-def _write(made: Export, folder: Path) -> list[Path]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        msg = f"{folder}: the folder cannot be made: {error.strerror}"
-        raise FormatError(msg) from None
-    targets = {folder / name: text for name, text in made.files.items()}
-    for target, text in targets.items():
-        write_text_atomically(target, text)
-    return list(targets)

@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from schedopt.cli.exits import DONE, WRONG_USAGE
-from schedopt.cli.instance_saving import checked_instance, save_instance
+from schedopt.cli.instance_saving import (
+    checked_instance,
+    save_instance,
+    solve_command,
+)
 from schedopt.cli.output import complain, print_json, print_lines
 from schedopt.cli.saving import check_writable
 from schedopt.formats import Limits, instance_document
@@ -13,6 +17,12 @@ from schedopt.formats.complaints import listed
 from schedopt.importers import Format, read
 from schedopt.importers.drafts import Wanted
 from schedopt.report.summary import instance_lines
+
+_MEASURED_IN = {
+    Format.TORCH_TRACE: "torch-csv",
+    Format.ZERO_BUBBLE_LOG: "zero-bubble",
+}
+"""The runtime that a format's files come from, whose rules are the next step's."""
 
 
 def import_instance(
@@ -43,5 +53,7 @@ def import_instance(
         return DONE
     lines = [*instance_lines(instance), ("source", instance.source)]
     lines += [("note", note) for note in found.notes]
-    print_lines([*lines, ("written", str(output))])
+    next_step = solve_command(output, _MEASURED_IN.get(form, ""))
+    lines += [("written", str(output)), ("next", next_step)]
+    print_lines(lines)
     return DONE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,15 @@ def save_instance(path: Path, document: Document, limits: Limits) -> None:
     write_text_atomically(path, text)
     if path.is_file():
         load_instance(path, limits)
+
+
+def solve_command(path: Path, runtime: str = "") -> str:
+    """What to do with an instance that was written, as a command."""
+    rules = ["--runtime", runtime] if runtime else []
+    schedule = path.with_name(f"{path.stem}.schedule.json")
+    return shlex.join(
+        ["schedopt", "solve", str(path), *rules, "-o", str(schedule)],
+    )
 
 
 def _with_equal_stages_once(document: Document) -> Document:

@@ -18,6 +18,7 @@ from schedopt.cli.later import Later
 from schedopt.formats.limits import Limits
 from schedopt.importers import Format
 from schedopt.instance import Backward, Placement
+from schedopt.measure.sizes import GptModel
 
 if TYPE_CHECKING:
     from schedopt.cli import importing, profiling
@@ -66,22 +67,6 @@ class TorchType(StrEnum):
 InstanceName = Annotated[
     str | None, typer.Option(metavar="NAME", help="What tables call the instance.")
 ]
-DeviceCount = Annotated[
-    int | None,
-    typer.Option(
-        metavar="P",
-        min=1,
-        help="How many devices.  [default: as measured, or one per stage]",
-    ),
-]
-MicrobatchCount = Annotated[
-    int | None,
-    typer.Option(
-        metavar="M",
-        min=1,
-        help="How many microbatches.  [default: as measured, or 2 x P]",
-    ),
-]
 MemoryLimit = Annotated[
     float | None,
     typer.Option(
@@ -98,7 +83,7 @@ Bandwidth = Annotated[
 @app.command("import", short_help="Measured files to an instance.")
 def import_files(  # noqa: PLR0913, PLR0917 (one argument per option)
     form: Annotated[
-        Format, typer.Argument(metavar="FORMAT", help=f"One of {', '.join(Format)}.")
+        Format, typer.Argument(metavar="FORMAT", help="What the files are.")
     ],
     files: Annotated[
         list[Path], typer.Argument(metavar="FILE...", help="What was measured.")
@@ -112,10 +97,28 @@ def import_files(  # noqa: PLR0913, PLR0917 (one argument per option)
     name: InstanceName = None,
     stages: Annotated[
         int | None,
-        typer.Option(metavar="S", min=1, help="Cut the layers into so many stages."),
+        typer.Option(
+            metavar="S",
+            min=1,
+            help="Cut the layers of a pipedream-graph into so many stages.",
+        ),
     ] = None,
-    devices: DeviceCount = None,
-    microbatches: MicrobatchCount = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            metavar="P",
+            min=1,
+            help="How many devices.  [default: as in the files, or one per stage]",
+        ),
+    ] = None,
+    microbatches: Annotated[
+        int | None,
+        typer.Option(
+            metavar="M",
+            min=1,
+            help="How many microbatches.  [default: as in the files; else required]",
+        ),
+    ] = None,
     placement: Annotated[
         PlacementWord | None,
         typer.Option(help="Where stages live.  [default: as in the files, or linear]"),
@@ -231,8 +234,22 @@ def profile(  # noqa: PLR0913, PLR0917 (one argument per option)
         bool, typer.Option("--kfac", help="K-FAC's work of each linear layer too.")
     ] = False,
     name: InstanceName = None,
-    devices: DeviceCount = None,
-    microbatches: MicrobatchCount = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            metavar="P",
+            min=1,
+            help="How many devices.  [default: one per stage]",
+        ),
+    ] = None,
+    microbatches: Annotated[
+        int | None,
+        typer.Option(
+            metavar="M",
+            min=1,
+            help="How many microbatches.  [default: 2 x P]",
+        ),
+    ] = None,
     backward: Annotated[
         Backward | None,
         typer.Option(
@@ -257,7 +274,8 @@ def profile(  # noqa: PLR0913, PLR0917 (one argument per option)
 
     Needs torch: install schedopt[torch].
     """
-    gpt = profiling.GptGiven(
+    gpt = GptModel(
+        stages=stages,
         hidden=hidden,
         heads=heads,
         sequence=sequence,

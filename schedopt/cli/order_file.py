@@ -19,9 +19,11 @@ from schedopt.export.torch_tokens import Token
 from schedopt.formats import Limits, load_schedule, parse_stream
 from schedopt.formats.complaints import shortened
 from schedopt.formats.schedule_model import OpFields
+from schedopt.importers.files import read_text
 from schedopt.instance import Backward, Instance, Number, Placement, place
 from schedopt.opgraph import OpGraph, Stream, StreamKind
 from schedopt.ops import Op, OpKind
+from schedopt.report.quantities import count_text
 from schedopt.schedule import Order
 from schedopt.simulate import dispatch
 
@@ -97,7 +99,7 @@ def _order_text(path: Path, limits: Limits) -> str | None:
     """The text of rows; None where the file is a schedule."""
     if path.suffix.lower() in _DOCUMENTS:
         return None
-    text = _text(path, limits)
+    text = read_text(path, limits)
     return None if text.lstrip().startswith("{") else text
 
 
@@ -130,8 +132,9 @@ def load_order(path: Path, graph: OpGraph, limits: Limits) -> Order:
     rows = _rows(text, path)
     if len(rows) != len(graph.devices):
         msg = (
-            f"{path}: has {len(rows)} rows, but the instance has {len(graph.devices)}"
-            " devices; give one row of ops per device"
+            f"{path}: has {count_text(len(rows), 'row')}, but the instance has"
+            f" {count_text(len(graph.devices), 'device')}; give one row of ops per"
+            " device"
         )
         raise FormatError(msg)
     sequences = {
@@ -152,22 +155,6 @@ def _order_of(
         for stream in streams:
             sequences.setdefault(stream, []).append(op)
     return Order({s: tuple(ops) for s, ops in sequences.items()}, memory_edges)
-
-
-def _text(path: Path, limits: Limits) -> str:
-    with path.open("rb") as file:
-        data = file.read(limits.max_bytes + 1)
-    if len(data) > limits.max_bytes:
-        msg = (
-            f"{path}: has more than the {limits.max_bytes} bytes allowed;"
-            " raise the cap with --max-bytes"
-        )
-        raise FormatError(msg)
-    text = data.decode("utf-8-sig", errors="replace")
-    if not text.strip():
-        msg = f"{path}: is empty; expected a schedule file or one row of ops per device"
-        raise FormatError(msg)
-    return text
 
 
 def _rows(text: str, path: Path) -> Rows:

@@ -7,7 +7,7 @@ from pathlib import Path
 from schedopt.cli.exits import DONE, REFUSED
 from schedopt.cli.output import complain, console, print_rich, print_text
 from schedopt.cli.saving import check_writable
-from schedopt.cli.stored import schedule_of
+from schedopt.export.stored import schedule_in
 from schedopt.formats import Limits, load_schedule
 from schedopt.report.gantt_text import gantt_fits, gantt_text
 from schedopt.schedule import Schedule
@@ -35,6 +35,6 @@ def plot(path: Path, output: Path, limits: Limits) -> int:
     if not file.ops:
         complain(f"{path}: holds no schedule (status {file.status}); nothing to draw")
         return REFUSED
-    schedule = schedule_of(file, path)
+    schedule = schedule_in(file, str(path))
     save_picture(schedule, f"{file.instance.name} ({file.method})", output)
     return DONE

@@ -12,7 +12,11 @@ from rich import box
 from rich.table import Table
 
 from schedopt.cli.exits import DONE
-from schedopt.cli.instance_saving import Document, checked_instance, save_instance
+from schedopt.cli.instance_saving import (
+    checked_instance,
+    save_instance,
+    solve_command,
+)
 from schedopt.cli.output import (
     complain,
     print_json,
@@ -25,14 +29,18 @@ from schedopt.errors import MeasurementError
 from schedopt.formats import Limits
 from schedopt.formats.complaints import one_line
 from schedopt.instance import Backward, Instance, Number
+from schedopt.measure.model_file import model_document, model_path, save_model
+from schedopt.measure.sizes import GptModel
 from schedopt.report.quantities import number_text, share_text
 from schedopt.report.summary import instance_lines
 
 if TYPE_CHECKING:
+    from schedopt.measure.documents import Pipeline
     from schedopt.measure.sample import StageUnderTest
     from schedopt.measure.stages import ModelProfile, Settings
 
 Make = Callable[[int], "StageUnderTest"]
+TORCH = "torch-csv"  # the runtime whose functions are measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,22 +52,6 @@ class Measured:
     warmup: int
     repetitions: int
     with_kfac: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GptGiven:
-    """The built-in model as the command line gives it; ``dtype`` is torch's name."""
-
-    hidden: int
-    heads: int
-    sequence: int
-    microbatch_size: int
-    dtype: str
-    layers: int
-    vocabulary: int
-    mlp_ratio: int
-    checkpointing: bool
-    compiled: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +70,7 @@ class PipelineGiven:
 
 
 def profile(
-    model: GptGiven | str,
+    model: GptModel | str,
     measured: Measured,
     pipeline: PipelineGiven,
     output: Path | None,
@@ -88,11 +80,17 @@ def profile(
     as_json: bool,
 ) -> int:
     """Measure a model's stages; ``model`` is the built-in one or names a factory."""
+    beside = _beside(output) if isinstance(model, GptModel) else None
     check_writable(output)
+    check_writable(beside)
     _require_torch()
     import torch  # noqa: PLC0415 - an extra
 
-    from schedopt.measure.documents import profile_document  # noqa: PLC0415 - of torch
+    from schedopt.measure.documents import (  # noqa: PLC0415 - of torch
+        pipeline_document,
+        profile_document,
+        unmeasured_document,
+    )
     from schedopt.measure.stages import (  # noqa: PLC0415 - of torch
         Settings,
         describe,
@@ -109,28 +107,46 @@ def profile(
     keys, make = (
         _factory_stages(model, pipeline.stages, settings)
         if isinstance(model, str)
-        else _gpt_stages(model, pipeline.stages, settings)
+        else _gpt_stages(model, settings)
     )
-    found = measure_stages(keys, make, settings)
     source = (
         f"measured by {command}; {describe(device)}; medians of"
         f" {measured.repetitions} repetitions after {measured.warmup} for warming up,"
         " each stage alone"
     )
-    document = _document(found, model, pipeline, source)
+    said = _pipeline(model, pipeline, source)
+    # What does not depend on costs is refused before they are measured.
+    checked_instance(unmeasured_document(len(keys), said), "the profile", limits)
+    found = measure_stages(keys, make, settings)
+    document = pipeline_document(found, said)
     instance = checked_instance(document, "the profile", limits)
     if as_json:
         report = profile_document(found)
-        print_json({**report, "instance": document})
+        config = model_document(model) if isinstance(model, GptModel) else None
+        print_json({**report, "instance": document, "model": config})
     else:
         _print(found, instance)
     for stage, _ in found.distinct:
         _warn(stage.name, stage.scattered)
     if output is not None:
         save_instance(output, document, limits)
+        written = str(output)
+        if beside is not None and isinstance(model, GptModel):
+            save_model(beside, model)
+            written += f", and the model's sizes to {beside}"
         if not as_json:
-            print_text(one_line(f"written to {output}"))
+            print_text(one_line(f"written to {written}"))
+            print_text(f"next: {solve_command(output, TORCH)}")
+    elif not as_json:
+        print_text("next: give -o INSTANCE to write this as an instance")
     return DONE
+
+
+def _beside(output: Path | None) -> Path | None:
+    """Where the model's sizes go; nowhere if the instance goes to a pipe."""
+    if output is None or (output.exists() and not output.is_file()):
+        return None
+    return model_path(output)
 
 
 def _require_torch() -> None:
@@ -143,31 +159,24 @@ def _require_torch() -> None:
         raise MeasurementError(msg) from None
 
 
-def _gpt_stages(
-    given: GptGiven, stages: int, settings: Settings
-) -> tuple[list[Hashable], Make]:
+def _gpt_stages(given: GptModel, settings: Settings) -> tuple[list[Hashable], Make]:
     """What tells the stages apart, and how one is made."""
-    import torch  # noqa: PLC0415 - an extra
-
-    from schedopt.measure.gpt import GptShape, gpt_parts, gpt_stage  # noqa: PLC0415
+    from schedopt.measure.gpt import (  # noqa: PLC0415 - of torch
+        gpt_parts,
+        gpt_stage,
+        shape_of,
+    )
 
     if given.hidden % given.heads:
         msg = f"--heads {given.heads}: must divide --hidden {given.hidden}"
         raise MeasurementError(msg)
-    if given.layers < stages and not given.vocabulary:
-        msg = f"--layers {given.layers}: {stages} stages need a layer each at least"
+    if given.layers < given.stages and not given.vocabulary:
+        msg = (
+            f"--layers {given.layers}: {given.stages} stages need a layer each at least"
+        )
         raise MeasurementError(msg)
-    shape = GptShape(
-        hidden=given.hidden,
-        heads=given.heads,
-        sequence=given.sequence,
-        microbatch_size=given.microbatch_size,
-        dtype=getattr(torch, given.dtype),
-        vocabulary=given.vocabulary,
-        mlp_ratio=given.mlp_ratio,
-        checkpointing=given.checkpointing,
-    )
-    parts = gpt_parts(given.layers, stages)
+    shape = shape_of(given)
+    parts = gpt_parts(given.layers, given.stages)
 
     def make(number: int) -> StageUnderTest:
         return gpt_stage(shape, parts[number], settings.device, compiled=given.compiled)
@@ -185,7 +194,7 @@ def _factory_stages(
     )
 
     factory = import_factory(name)
-    differ = takes_stage(factory)
+    differ = takes_stage(factory, name)
 
     def make(number: int) -> StageUnderTest:
         stage = number if differ else None
@@ -194,22 +203,15 @@ def _factory_stages(
     return [number if differ else 0 for number in range(stages)], make
 
 
-def _document(
-    found: ModelProfile,
-    model: GptGiven | str,
-    given: PipelineGiven,
-    source: str,
-) -> Document:
-    from schedopt.measure.documents import (  # noqa: PLC0415 - of torch
-        Pipeline,
-        pipeline_document,
-    )
+def _pipeline(model: GptModel | str, given: PipelineGiven, source: str) -> Pipeline:
+    """What the instance says beside costs, with this module's defaults."""
+    from schedopt.measure.documents import Pipeline  # noqa: PLC0415 - of torch
 
-    recomputes = isinstance(model, GptGiven) and (model.checkpointing or model.compiled)
+    recomputes = isinstance(model, GptModel) and (model.checkpointing or model.compiled)
     backward = given.backward or (Backward.WHOLE if recomputes else Backward.SPLIT)
     devices = given.devices or given.stages
-    pipeline = Pipeline(
-        name=given.name or ("gpt" if isinstance(model, GptGiven) else model),
+    return Pipeline(
+        name=given.name or ("gpt" if isinstance(model, GptModel) else model),
         source=source,
         devices=devices,
         microbatches=given.microbatches or 2 * devices,
@@ -219,7 +221,6 @@ def _document(
         latency=given.latency,
         bandwidth=given.bandwidth,
     )
-    return pipeline_document(found, pipeline)
 
 
 def _print(found: ModelProfile, instance: Instance) -> None:

@@ -15,7 +15,7 @@ from schedopt.cli.commands import app
 from schedopt.cli.exits import WRONG_USAGE
 from schedopt.cli.later import Later
 from schedopt.cli.output import complain
-from schedopt.execute.choices import Backend, Comms, Model
+from schedopt.execute.choices import TRACED_STEPS, Backend, Comms, Model
 from schedopt.formats.limits import Limits
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ else:
 @app.command(short_help="Write a runtime's files.")
 def export(
     name: Annotated[
-        str | None, typer.Argument(metavar="FORMAT", help="The format's name.")
+        str | None, typer.Argument(metavar="FORMAT", help="A name that --list has.")
     ] = None,
     schedule: Annotated[
         Path | None, typer.Argument(metavar="SCHEDULE", help="Schedule file.")
@@ -64,8 +64,29 @@ def export(
 def execute(  # noqa: PLR0913, PLR0917 (one argument per option)
     schedule: given.SchedulePath,
     model: Annotated[
-        Model, typer.Option(help="What the stages compute; sleep: times are compared.")
-    ] = Model.TRANSFORMER,
+        Model | None,
+        typer.Option(
+            help="What the stages compute; sleep: times are compared.  [default:"
+            " transformer; with --config gpt]"
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="The GPT that profile measured (NAME.model.json)."
+        ),
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Then trace further steps for import, one file per device in DIR.",
+        ),
+    ] = None,
+    traced_steps: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Traced steps; the first one warms up."),
+    ] = TRACED_STEPS,
     comms: Annotated[
         Comms, typer.Option(help="Who puts the sends and receives into the rows.")
     ] = Comms.TORCH,
@@ -76,7 +97,9 @@ def execute(  # noqa: PLR0913, PLR0917 (one argument per option)
     steps: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, help="Training steps.  [default: 2; with sleep 4]"
+            metavar="N",
+            min=1,
+            help="Training steps that are compared.  [default: 2; with sleep 4]",
         ),
     ] = None,
     blocks: Annotated[
@@ -109,10 +132,25 @@ def execute(  # noqa: PLR0913, PLR0917 (one argument per option)
     Each device is a process of its own on this machine. Losses and all gradients must
     be those of the unpipelined model within 1e-12, in float64, or the exit code is 1.
     """
+    if model is None:
+        model = Model.TRANSFORMER if config is None else Model.GPT
+    if (config is None) == (model is Model.GPT):
+        complain(
+            "--model gpt needs --config FILE, which schedopt profile writes"
+            if config is None
+            else f"--config is for the model gpt, not {model.value}"
+        )
+        raise typer.Exit(WRONG_USAGE)
+    if trace is not None and model is Model.SLEEP:
+        complain("--trace: a model that sleeps has nothing to trace; choose another")
+        raise typer.Exit(WRONG_USAGE)
     code = executing.execute(
         schedule,
         Limits(max_ops, max_bytes),
         model=model,
+        config=config,
+        trace=trace,
+        traced_steps=traced_steps,
         comms=comms,
         backend=backend,
         blocks=blocks,

@@ -6,16 +6,18 @@ from enum import StrEnum
 
 
 class Model(StrEnum):
-    """What the stages compute, in float64.
+    """What the stages compute; its results are compared in float64.
 
     ``transformer``: embedding, blocks of layer norm, causal attention and MLP, and a
     head. ``mlp``: residual two-layer blocks. ``sleep``: one weight per column and
-    stage, and every op sleeps for as long as the instance says.
+    stage, and every op sleeps for as long as the instance says. ``gpt``: what
+    ``schedopt profile`` has measured.
     """
 
     TRANSFORMER = "transformer"
     MLP = "mlp"
     SLEEP = "sleep"
+    GPT = "gpt"
 
 
 class Comms(StrEnum):
@@ -30,3 +32,7 @@ class Backend(StrEnum):
 
     GLOO = "gloo"
     NCCL = "nccl"
+
+
+TRACED_STEPS = 5
+"""How many steps a trace has; ``schedopt import`` leaves the first one out."""

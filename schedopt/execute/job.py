@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from schedopt.errors import ExportError
-from schedopt.execute.choices import Comms, Model
+from schedopt.execute.choices import TRACED_STEPS, Comms, Model
 from schedopt.execute.prediction import Prediction, predict
 from schedopt.export.checking import faults
 from schedopt.export.formats import as_exported
@@ -14,6 +15,7 @@ from schedopt.export.lowering import lower
 from schedopt.export.program import Program
 from schedopt.export.torch_rows import compute_only_csv, compute_rows
 from schedopt.export.torch_tokens import text_of
+from schedopt.measure.sizes import GptModel
 
 MEAN_SLEEP_S = 0.05
 """How long ops sleep on average where no scale is given: long against what the runtime
@@ -41,8 +43,15 @@ class Job:
     model, blocks, seed
         What the stages compute, how many blocks each has, and what weights and data are
         drawn from.
+    gpt : GptModel or None
+        The sizes of the model ``gpt``; None but for it.
     steps : int
-        Training steps; with ``sleep`` the first is not timed.
+        Training steps that are compared; with ``sleep`` the first is not timed.
+    trace : str or None
+        The folder into which every rank writes a trace of further steps, which are not
+        compared, in the model's own type.
+    traced_steps : int
+        How many those are.
     sleep_s : dict
         Seconds that each op sleeps, by notation; empty but for ``sleep``.
     predicted_s : float or None
@@ -58,7 +67,10 @@ class Job:
     model: Model = Model.TRANSFORMER
     blocks: int = 1
     seed: int = 0
+    gpt: GptModel | None = None
     steps: int = 2
+    trace: str | None = None
+    traced_steps: int = 0
     sleep_s: dict[str, float] = field(default_factory=dict)
     predicted_s: float | None = None
 
@@ -66,6 +78,16 @@ class Job:
     def ranks(self) -> int:
         """How many processes execute it."""
         return len(self.csv.splitlines())
+
+    @property
+    def all_steps(self) -> int:
+        """Compared and traced."""
+        return self.steps + self.traced_steps
+
+    @property
+    def dtype(self) -> str:
+        """The type of the traced model, as torch names it."""
+        return "float64" if self.gpt is None else self.gpt.dtype
 
     def document(self) -> dict[str, Any]:
         """As JSON has it; ``Job.from_document`` reads it."""
@@ -80,26 +102,40 @@ class Job:
                 "device_of_stage": tuple(document["device_of_stage"]),
                 "recompute": tuple(document["recompute"]),
                 "model": Model(document["model"]),
+                "gpt": document["gpt"] and GptModel(**document["gpt"]),
             }
         )
 
 
-def job_of(
+def trace_name(rank: int) -> str:
+    """What the file with a rank's trace is called; ``schedopt import`` reads it."""
+    return f"rank{rank}.json.gz"
+
+
+def job_of(  # noqa: PLR0913 (one argument per choice)
     program: Program,
     model: Model = Model.TRANSFORMER,
     *,
     comms: Comms = Comms.TORCH,
     blocks: int = 1,
     seed: int = 0,
+    gpt: GptModel | None = None,
     steps: int | None = None,
+    trace: Path | None = None,
+    traced_steps: int = TRACED_STEPS,
     sleep_scale: float | None = None,
 ) -> Job:
     """The job that executes a program with a model.
 
     Parameters
     ----------
+    gpt
+        The sizes of the model ``gpt``, for that model only.
     steps
         None: two, and with ``sleep`` one more than the three that are timed.
+    trace
+        A folder for one trace per rank, ``rank0.json.gz`` and so on, of
+        ``traced_steps`` further steps.
     sleep_scale
         Seconds slept per second of the instance. None: so that ops sleep
         ``MEAN_SLEEP_S`` on average.
@@ -107,8 +143,15 @@ def job_of(
     Raises
     ------
     ExportError
-        If torch would refuse the rows, or come to other results with them.
+        If torch would refuse the rows, or come to other results with them, or the model
+        has another number of stages.
     """
+    if gpt is not None and gpt.stages != len(program.device_of_stage):
+        msg = (
+            f"has {len(program.device_of_stage)} stages, and the model {gpt.stages};"
+            " give the model that its instance was measured with"
+        )
+        raise ExportError(msg)
     program = _exported(program)
     prediction = predict(program) if model is Model.SLEEP else None
     slept: dict[str, float] = {}
@@ -127,6 +170,9 @@ def job_of(
         model=model,
         blocks=blocks,
         seed=seed,
+        gpt=gpt,
+        trace=None if trace is None else str(trace.resolve()),
+        traced_steps=0 if trace is None else traced_steps,
         steps=steps or (4 if model is Model.SLEEP else 2),
         sleep_s=slept,
         predicted_s=predicted_s,

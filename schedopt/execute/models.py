@@ -1,4 +1,4 @@
-"""The models that executed schedules train: small, in float64, the same everywhere.
+"""The models that executed schedules train: small, and the same everywhere.
 
 A model is a row of stages, each drawn from the seed and its own number, so that every
 rank can make any of them. Imported in the ranks' processes only.
@@ -16,12 +16,16 @@ from torch.utils.checkpoint import checkpoint
 from schedopt.execute.choices import Model
 from schedopt.execute.job import Job
 from schedopt.execute.sleeping import SleepingStage, Timeline
+from schedopt.measure.gpt import GptStage, gpt_parts, shape_of, token_loss
 
 WIDTH = 16
 HEADS = 2
 TOKENS = 8  # per sequence
 VOCABULARY = 13
 SEQUENCES = 2  # per microbatch
+
+COMPARED = torch.float64
+"""The type in which results are compared, whatever the model's own is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,12 @@ def _mlp() -> nn.Sequential:
     )
 
 
-def stage_of(job: Job, stage: int, timeline: Timeline | None = None) -> nn.Module:
+def stage_of(
+    job: Job,
+    stage: int,
+    timeline: Timeline | None = None,
+    dtype: torch.dtype = COMPARED,
+) -> nn.Module:
     """A stage of a job's model; the same weights whenever it is made.
 
     With a timeline, a stage of the model ``sleep`` sleeps and notes when; without one
@@ -110,7 +119,10 @@ def stage_of(job: Job, stage: int, timeline: Timeline | None = None) -> nn.Modul
     if job.model is Model.SLEEP:
         return SleepingStage(job, stage, timeline, WIDTH).double()
     layers: list[nn.Module] = []
-    if job.model is Model.MLP:
+    if job.gpt is not None:
+        part = gpt_parts(job.gpt.layers, job.gpt.stages)[stage]
+        layers.append(GptStage(shape_of(job.gpt), part))
+    elif job.model is Model.MLP:
         layers += [MlpBlock() for _ in range(job.blocks)]
     else:
         if stage == 0:
@@ -120,36 +132,57 @@ def stage_of(job: Job, stage: int, timeline: Timeline | None = None) -> nn.Modul
             layers += [nn.LayerNorm(WIDTH), nn.Linear(WIDTH, VOCABULARY)]
     if timeline is not None and stage in job.recompute:
         layers = [Recomputed(nn.Sequential(*layers))]
-    return nn.Sequential(*layers).double()
+    return nn.Sequential(*layers).to(dtype)
 
 
-def batch_of(job: Job, step: int) -> Batch:
+def batch_of(job: Job, step: int, dtype: torch.dtype = COMPARED) -> Batch:
     """The data of a training step; the same whenever it is made."""
     generator = torch.Generator().manual_seed(1000 * job.seed + 500 + step)
-    sequences = SEQUENCES * job.microbatches
-    if job.model is Model.TRANSFORMER:
-        text = torch.randint(VOCABULARY, (sequences, TOKENS + 1), generator=generator)
+    count, *inner = _microbatch(job)
+    sequences = count * job.microbatches
+    vocabulary = _vocabulary(job)
+    if vocabulary:
+        size = (sequences, inner[0] + 1)
+        text = torch.randint(vocabulary, size, generator=generator)
         return Batch(text[:, :-1].contiguous(), text[:, 1:].contiguous())
-    both = torch.randn((2, sequences, WIDTH), generator=generator, dtype=torch.float64)
-    return Batch(both[0], both[1])
+    both = torch.randn((2, sequences, *inner), generator=generator, dtype=COMPARED)
+    return Batch(both[0].to(dtype), both[1].to(dtype))
 
 
 def loss_of(output: Tensor, target: Tensor) -> Tensor:
     """Cross entropy of predicted tokens, or the mean square error."""
     if target.dtype == torch.int64:
-        return functional.cross_entropy(output.flatten(0, -2), target.flatten())
+        return token_loss(output, target)
     return functional.mse_loss(output, target)
 
 
-def boundary_of(job: Job, stage: int) -> tuple[Tensor, Tensor]:
+def boundary_of(
+    job: Job, stage: int, dtype: torch.dtype = COMPARED
+) -> tuple[Tensor, Tensor]:
     """What goes into a stage and comes out of it, by shape and type; one microbatch.
 
     Given to torch, so that it need not run the stage once to see them.
     """
-    inputs = batch_of(job, 0).inputs[:SEQUENCES]
-    is_text = job.model is Model.TRANSFORMER
-    between = [SEQUENCES, TOKENS, WIDTH] if is_text else [SEQUENCES, WIDTH]
-    hidden = torch.empty(between, dtype=torch.float64, requires_grad=True)
-    is_last = stage == len(job.device_of_stage) - 1
-    predicted = hidden[..., :VOCABULARY] if is_text and is_last else hidden
-    return (inputs if stage == 0 else hidden), predicted
+    shape = _microbatch(job)
+    hidden = torch.empty(shape, dtype=dtype, requires_grad=True)
+    inputs = batch_of(job, 0, dtype).inputs[: shape[0]] if stage == 0 else hidden
+    if _vocabulary(job) and stage == len(job.device_of_stage) - 1:
+        logits = (*shape[:-1], _vocabulary(job))
+        return inputs, torch.empty(logits, dtype=dtype, requires_grad=True)
+    return inputs, hidden
+
+
+def _microbatch(job: Job) -> tuple[int, ...]:
+    """The shape of what goes from stage to stage; the width is last."""
+    if job.gpt is not None:
+        return job.gpt.microbatch_size, job.gpt.sequence, job.gpt.hidden
+    if job.model is Model.TRANSFORMER:
+        return SEQUENCES, TOKENS, WIDTH
+    return SEQUENCES, WIDTH
+
+
+def _vocabulary(job: Job) -> int:
+    """How many tokens there are; 0 if the model takes and gives numbers."""
+    if job.gpt is not None:
+        return job.gpt.vocabulary
+    return VOCABULARY if job.model is Model.TRANSFORMER else 0

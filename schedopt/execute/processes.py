@@ -145,7 +145,7 @@ class _Ranks:
             if reached > done:
                 done, since = reached, now
                 if progress is not None:
-                    progress(done, sum(job.steps for job in self.jobs))
+                    progress(done, sum(job.all_steps for job in self.jobs))
             # The ranks give up first; this is for a rank that cannot.
             if now - since > START_S + 3 * patience_s:
                 msg = (
@@ -167,6 +167,8 @@ class _Ranks:
         ]
         for rank, lines in enumerate(self._lines()):
             for line in lines[1:]:
+                if "traced" in line:
+                    continue
                 step = StepOutcome.from_document(line["step"])
                 found[line["job"]][rank].append(step)
         return [
@@ -226,7 +228,9 @@ class _Ranks:
         for job in self.jobs:
             if done < job.steps:
                 return f"{job.name}, step {done}"
-            done -= job.steps
+            if done < job.all_steps:
+                return f"{job.name}, traced step {done - job.steps}"
+            done -= job.all_steps
         return "ending the ranks"
 
     def _death(self, log: str, code: int) -> str:

@@ -1,6 +1,6 @@
-"""What one rank does: it executes jobs one after the other, and compares.
+"""What one rank does: it executes jobs one after the other, compares, and traces.
 
-It writes a line for each job into a file of its own, or what went wrong.
+It writes a line for each step into a file of its own, or what went wrong.
 """
 
 from __future__ import annotations
@@ -16,11 +16,19 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import _PipelineScheduleRuntime
+from torch.profiler import ProfilerActivity, profile
 
 from schedopt.errors import ExecutionError, SchedOptError
 from schedopt.execute.choices import Backend
-from schedopt.execute.job import Job
-from schedopt.execute.models import Batch, batch_of, boundary_of, loss_of, stage_of
+from schedopt.execute.job import Job, trace_name
+from schedopt.execute.models import (
+    COMPARED,
+    Batch,
+    batch_of,
+    boundary_of,
+    loss_of,
+    stage_of,
+)
 from schedopt.execute.outcome import Difference, StepOutcome
 from schedopt.execute.sleeping import Timeline
 
@@ -30,18 +38,28 @@ LEARNING_RATE = 0.05  # between steps, so that the second one has other weights
 class _Pipelined:
     """A rank's stages, and torch's runtime with the rows loaded."""
 
-    def __init__(self, job: Job, rank: int, device: torch.device, csv: Path) -> None:
+    def __init__(
+        self,
+        job: Job,
+        rank: int,
+        device: torch.device,
+        csv: Path,
+        dtype: torch.dtype = COMPARED,
+    ) -> None:
         self.job = job
+        self.device = device
+        self.dtype = dtype
         self.timeline = Timeline()
         count = len(job.device_of_stage)
         self.modules = {
-            stage: stage_of(job, stage, self.timeline).to(device)
+            stage: stage_of(job, stage, self.timeline, dtype).to(device)
             for stage, owner in enumerate(job.device_of_stage)
             if owner == rank
         }
         stages = []
         for number, module in self.modules.items():
-            inputs, outputs = (end.to(device) for end in boundary_of(job, number))
+            ends = boundary_of(job, number, dtype)
+            inputs, outputs = (end.to(device) for end in ends)
             stages.append(
                 PipelineStage(
                     module,
@@ -61,14 +79,24 @@ class _Pipelined:
         self.is_first = 0 in self.modules
         self.is_last = count - 1 in self.modules
 
+    def batch(self, step: int) -> Batch:
+        """A step's data on this device."""
+        batch = batch_of(self.job, step, self.dtype)
+        return Batch(batch.inputs.to(self.device), batch.target.to(self.device))
+
     def step(self, batch: Batch) -> list[Tensor]:
         """One training step; the losses if the last stage is here."""
         losses: list[Tensor] = []
         given = (batch.inputs,) if self.is_first else ()
+        # Outputs that are returned would be kept until the step ends.
         if self.is_last:
-            self.runtime.step(*given, target=batch.target, losses=losses)
+            self.runtime.step(
+                *given, target=batch.target, losses=losses, return_outputs=False
+            )
         else:
-            self.runtime.step(*given)
+            self.runtime.step(*given, return_outputs=False)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         return losses
 
 
@@ -105,17 +133,34 @@ def execute(
     pipelined = _Pipelined(job, rank, device, csv)
     plain = _Plain(job, device)
     for number in range(job.steps):
-        batch = batch_of(job, number)
-        batch = Batch(batch.inputs.to(device), batch.target.to(device))
+        batch = pipelined.batch(number)
         pipelined.timeline.clear()
         distributed.barrier()
         start = time.monotonic()
         losses = pipelined.step(batch)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
         end = time.monotonic()
         yield _compared(pipelined, plain, losses, plain.step(batch), (start, end))
         _descend(pipelined.modules.values(), plain.stages)
+
+
+def trace(
+    job: Job, rank: int, device: torch.device, csv: Path, target: Path
+) -> Iterator[int]:
+    """Train in the model's own type, and write torch's trace; the steps done so far."""
+    pipelined = _Pipelined(job, rank, device, csv, getattr(torch, job.dtype))
+    activities = [ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    with profile(activities=activities, profile_memory=True) as profiler:
+        for number in range(job.traced_steps):
+            batch = pipelined.batch(number)
+            distributed.barrier()
+            pipelined.step(batch)
+            _descend(pipelined.modules.values())
+            if number + 1 < job.traced_steps:
+                yield number + 1
+    profiler.export_chrome_trace(str(target))
+    yield job.traced_steps
 
 
 def _compared(
@@ -229,7 +274,12 @@ def _lines(plan: dict[str, Any], rank: int, folder: Path) -> Iterator[dict[str, 
     )
     yield {"ready": True}
     for number, job in enumerate(jobs):
-        for step in execute(job, rank, device, folder / f"job-{number}.csv"):
+        csv = folder / f"job-{number}.csv"
+        for step in execute(job, rank, device, csv):
             yield {"job": number, "step": step.document()}
+        if job.trace is not None:
+            target = Path(job.trace) / trace_name(rank)
+            for done in trace(job, rank, device, csv, target):
+                yield {"job": number, "traced": done}
     distributed.barrier()
     distributed.destroy_process_group()

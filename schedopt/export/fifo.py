@@ -5,17 +5,29 @@ from __future__ import annotations
 from collections import defaultdict
 from itertools import pairwise
 
+from schedopt.build import class_of
 from schedopt.errors import ExportError
 from schedopt.export.program import Program
 from schedopt.ops import Op, OpKind
 
-_CLASS = {
-    OpKind.FORWARD: "forwards",
-    OpKind.BACKWARD: "backwards",
-    OpKind.BACKWARD_INPUT: "backwards",
-    OpKind.BACKWARD_WEIGHT: "backwards for the weights",
-    OpKind.RECOMPUTE: "recomputations",
-}
+
+def out_of_order(program: Program) -> tuple[Op, Op] | None:
+    """Two ops that are not in the order of stage 0's forwards; None in one order.
+
+    The first of them comes first, and its microbatch later in that order. Every stage
+    runs its forwards, its backwards (B or I), its W and its R in one order.
+    """
+    sequences: defaultdict[tuple[int, OpKind], list[Op]] = defaultdict(list)
+    for row in program.rows:
+        for op in row:
+            sequences[op.stage, class_of(op)].append(op)
+    place = _places(program)
+    for _, ops in sorted(sequences.items()):
+        for before, op in pairwise(ops):
+            # A forward that is part of a joint op has no place of its own.
+            if place.get(op.microbatch, 0) < place.get(before.microbatch, 0):
+                return before, op
+    return None
 
 
 def numbers_in_order(program: Program, runtime: str) -> dict[int, int]:
@@ -27,23 +39,28 @@ def numbers_in_order(program: Program, runtime: str) -> dict[int, int]:
     Raises
     ------
     ExportError
-        If any stage runs the forwards, backwards or weight backwards in another order.
+        If any stage runs another order.
     """
-    sequences: defaultdict[tuple[int, str], list[Op]] = defaultdict(list)
-    for row in program.rows:
-        for op in row:
-            sequences[op.stage, _CLASS.get(op.kind, op.kind.value)].append(op)
-    place = {
-        op.microbatch: number
-        for number, op in enumerate(sequences[0, _CLASS[OpKind.FORWARD]])
-    }
-    for (stage, what), ops in sorted(sequences.items()):
-        for before, op in pairwise(ops):
-            if place[op.microbatch] < place[before.microbatch]:
-                msg = (
-                    f"{op} comes after {before}: {runtime} runs the {what} of stage"
-                    f" {stage} in the order of stage 0's forwards; solve again with"
-                    f" --runtime {runtime}"
-                )
-                raise ExportError(msg)
-    return place
+    wrong = out_of_order(program)
+    if wrong is not None:
+        raise ExportError(order_detail(*wrong, runtime))
+    return _places(program)
+
+
+def order_detail(before: Op, op: Op, runtime: str) -> str:
+    """One line on two ops that are out of order."""
+    return (
+        f"{op} comes after {before}, but {runtime} takes the microbatches of all"
+        " stages, forward and backward, in the order of stage 0's forwards; solve again"
+        f" with --runtime {runtime}"
+    )
+
+
+def _places(program: Program) -> dict[int, int]:
+    forwards = (
+        op
+        for row in program.rows
+        for op in row
+        if op.stage == 0 and op.kind is OpKind.FORWARD
+    )
+    return {op.microbatch: number for number, op in enumerate(forwards)}

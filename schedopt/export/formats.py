@@ -8,11 +8,14 @@ checked before anything is written, and in one place: ``export``.
 from __future__ import annotations
 
 import difflib
+import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
-from schedopt.errors import ExportError
+from schedopt.errors import ExportError, FormatError
 from schedopt.export import (
     automodel,
     chrome_trace,
@@ -27,7 +30,9 @@ from schedopt.export import (
 )
 from schedopt.export.program import Program
 from schedopt.export.rules import broken_rules
-from schedopt.runtimes import profile_of
+from schedopt.formats import write_text_atomically
+from schedopt.ops import OpKind
+from schedopt.runtimes import FirstStage, Recompute, RuntimeProfile, profile_of
 from schedopt.simulate import with_memory_edges
 from schedopt.verify import violations
 
@@ -56,7 +61,8 @@ class ExportFormat:
         The files' texts by their names. It may raise ``ExportError``.
     next_step : str
         What the user does with the files, one line; ``{stem}`` stands for the stem of
-        their names and ``{ranks}`` for the number of devices.
+        their names, ``{ranks}`` for the number of devices, ``{cd}`` for the beginning
+        of a command that goes to their folder and ``{folder}`` for its name.
     """
 
     name: str
@@ -88,6 +94,28 @@ class Export:
     notes: tuple[str, ...]
     next_step: str
 
+    def save(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write the files into a folder, which is made if it is not there.
+
+        Raises
+        ------
+        FormatError
+            If they cannot be written.
+        """
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            msg = f"{folder}: the folder cannot be made: {error.strerror}"
+            raise FormatError(msg) from None
+        for name, text in self.files.items():
+            write_text_atomically(Path(folder) / name, text)
+        return [Path(folder) / name for name in self.files]
+
+
+_RUN_TORCH = (
+    "{cd}torchrun --nproc-per-node {ranks} run_torch.py {stem}.csv --model MODEL.py"
+    "  (MODEL.py is yours: the top of run_torch.py says what it has)"
+)
 
 _LISTED = (
     ExportFormat(
@@ -96,7 +124,7 @@ _LISTED = (
         "torch-csv",
         Evidence.EXECUTED,
         torch_files.compute_only,
-        "torchrun --nproc-per-node {ranks} run_torch.py {stem}.csv --model MODEL.py",
+        _RUN_TORCH,
     ),
     ExportFormat(
         "torch-csv-comms",
@@ -104,7 +132,7 @@ _LISTED = (
         "torch-csv",
         Evidence.EXECUTED,
         torch_files.with_transfers,
-        "torchrun --nproc-per-node {ranks} run_torch.py {stem}.csv --model MODEL.py",
+        _RUN_TORCH,
     ),
     ExportFormat(
         "torchtitan",
@@ -112,7 +140,7 @@ _LISTED = (
         "torchtitan",
         Evidence.VALIDATED,
         torchtitan.files,
-        "start torchtitan with the flags $(cat {stem}.torchtitan.args)",
+        "start torchtitan in {folder} with the flags $(cat {stem}.torchtitan.args)",
     ),
     ExportFormat(
         "automodel",
@@ -152,7 +180,7 @@ _LISTED = (
         "mindspeed",
         Evidence.VALIDATED,
         mindspeed.mindspeed_files,
-        "python complete_mindspeed_config.py --help",
+        "{cd}python complete_mindspeed_config.py --help",
     ),
     ExportFormat(
         "jaxpp",
@@ -206,8 +234,10 @@ def format_of(name: str) -> ExportFormat:
     raise ExportError(msg)
 
 
-def export(program: Program, name: str) -> Export:
+def export(program: Program, name: str, folder: Path = Path()) -> Export:
     """The files of a program in a format; nothing is written here.
+
+    ``folder`` is where they will be, for the next step.
 
     Where equal microbatches only need other numbers to keep the runtime's rules, they
     get them, and a note says so.
@@ -221,14 +251,15 @@ def export(program: Program, name: str) -> Export:
     chosen = format_of(name)
     fitting, notes = _fitting(program, chosen)
     if chosen.profile is not None:
-        notes += tuple(_left_to_the_runtime(fitting))
-    stem, ranks = fitting.file_stem, len(fitting.rows)
-    return Export(
-        chosen,
-        chosen.write(fitting),
-        notes,
-        chosen.next_step.format(stem=stem, ranks=ranks),
+        notes += tuple(_left_to_the_runtime(fitting, profile_of(chosen.profile)))
+    here = folder == Path()
+    next_step = chosen.next_step.format(
+        stem=fitting.file_stem,
+        ranks=len(fitting.rows),
+        cd="" if here else f"cd {shlex.quote(str(folder))} && ",
+        folder="this folder" if here else str(folder),
     )
+    return Export(chosen, chosen.write(fitting), notes, next_step)
 
 
 def as_exported(program: Program, name: str) -> Program:
@@ -242,10 +273,10 @@ def as_exported(program: Program, name: str) -> Program:
     return _fitting(program, format_of(name))[0]
 
 
-def _left_to_the_runtime(program: Program) -> Iterator[str]:
-    """What the schedule counts on and no order of compute ops can say."""
+def _left_to_the_runtime(program: Program, profile: RuntimeProfile) -> Iterator[str]:
+    """What the schedule counts on and the order does not make the runtime do."""
     stages = program.instance.recompute
-    if stages:
+    if stages and profile.recompute is Recompute.IN_WHOLE:
         numbers = ", ".join(map(str, sorted(stages)))
         yield (
             f"stages {numbers} are recomputed in the schedule: turn activation"
@@ -255,6 +286,20 @@ def _left_to_the_runtime(program: Program) -> Iterator[str]:
         yield (
             "the schedule keeps its memory limits by waiting for transfers, which the"
             " runtime does not: it may need more memory"
+        )
+    own = program.instance.runtime
+    counted = profile_of(own).first_stage if own else FirstStage.REAL
+    splits = any(
+        op.kind is OpKind.BACKWARD_INPUT and op.stage == 0
+        for row in program.rows
+        for op in row
+    )
+    differs = profile.first_stage is not counted
+    if splits and differs and profile.first_stage is FirstStage.ALL_IN_WEIGHT:
+        yield (
+            f"{profile.name} runs the whole backward of stage 0 in its W, and the"
+            " schedule does not count on it: times and memory of that stage will be"
+            f" others; solve with --runtime {profile.name}"
         )
 
 

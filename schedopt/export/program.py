@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from schedopt.errors import ExportError
-from schedopt.export.numbering import (
+from schedopt.build import (
     numbered_by_last_stage,
     numbered_in_one_order,
     numbers_are_free,
 )
-from schedopt.instance import Instance, Placement
+from schedopt.instance import Instance
 from schedopt.opgraph import Stream, StreamKind
 from schedopt.ops import Op
 from schedopt.schedule import Schedule
@@ -45,7 +44,7 @@ class Program:
 
     @property
     def device_of_stage(self) -> tuple[int, ...]:
-        """The rank that each stage lives on."""
+        """The rank that each stage lives on; if on two, that of microbatch 0."""
         return self.instance.device_of_stage
 
     @property
@@ -81,20 +80,7 @@ class Program:
 
 
 def program_of(instance: Instance, schedule: Schedule) -> Program:
-    """The rows that a runtime executes.
-
-    Raises
-    ------
-    ExportError
-        If a stage lives on two devices (placement ``bidirectional``): no runtime that
-        schedopt knows executes that.
-    """
-    if instance.placement is Placement.BIDIRECTIONAL:
-        msg = (
-            "placement = bidirectional: every stage lives on two devices, which no"
-            " runtime known to schedopt executes; choose linear, looped or v"
-        )
-        raise ExportError(msg)
+    """The rows of a schedule, whether or not any runtime executes them."""
     sequences = schedule.order.sequences
     rows = tuple(
         tuple(

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
+from schedopt.build import class_of
+from schedopt.export.fifo import order_detail, out_of_order
 from schedopt.export.program import Program
-from schedopt.formats.instance_runtime import placement_objection, whole_only_stages
+from schedopt.formats.instance_runtime import (
+    devices_objection,
+    microbatches_objection,
+    placement_objection,
+    two_way_objection,
+)
+from schedopt.instance import Placement
 from schedopt.ops import Op, OpKind
 from schedopt.runtimes import (
     FirstStage,
@@ -19,7 +26,6 @@ from schedopt.runtimes import (
 )
 
 _SPLIT = (OpKind.BACKWARD_INPUT, OpKind.BACKWARD_WEIGHT)
-_ENTRIES = (OpKind.BACKWARD, OpKind.BACKWARD_INPUT)
 
 
 class BrokenRule(NamedTuple):
@@ -28,8 +34,9 @@ class BrokenRule(NamedTuple):
     Attributes
     ----------
     rule : str
-        Its short name: ``placement``, ``overlap``, ``backward form``, ``recompute``,
-        ``microbatch order``, ``stage 0`` or ``last stage``.
+        Its short name: ``placement``, ``devices``, ``microbatches``, ``overlap``,
+        ``backward form``, ``recompute``, ``microbatch order``, ``stage 0`` or ``last
+        stage``.
     op : Op or None
         The first op that breaks it; None if it is no matter of one op.
     detail : str
@@ -54,9 +61,23 @@ def broken_rules(program: Program, profile: RuntimeProfile) -> tuple[BrokenRule,
 
 
 def _placement(program: Program, profile: RuntimeProfile) -> Iterator[BrokenRule]:
+    if program.instance.placement is Placement.BIDIRECTIONAL:
+        yield BrokenRule("placement", None, two_way_objection(profile))
     why = placement_objection(profile, program.device_of_stage, len(program.rows))
     if why:
         yield BrokenRule("placement", None, why)
+
+
+def _devices(program: Program, profile: RuntimeProfile) -> Iterator[BrokenRule]:
+    if why := devices_objection(profile, len(program.rows)):
+        yield BrokenRule("devices", None, f"{why}; export torch-csv instead")
+
+
+def _microbatches(program: Program, profile: RuntimeProfile) -> Iterator[BrokenRule]:
+    why = microbatches_objection(profile, program.microbatches, len(program.rows))
+    if why:
+        detail = f"{why}: change microbatches in the instance and solve again"
+        yield BrokenRule("microbatches", None, detail)
 
 
 def _overlap(program: Program, profile: RuntimeProfile) -> Iterator[BrokenRule]:
@@ -80,7 +101,7 @@ def _forms(program: Program, profile: RuntimeProfile) -> Iterator[BrokenRule]:
         if op.kind is OpKind.BACKWARD and not profile.has_whole:
             detail = f"{op} is a whole backward, {profile.name} has split ones only"
             yield BrokenRule("backward form", op, f"{detail}: use backward: split")
-        if op.kind not in _ENTRIES:
+        if class_of(op) is not OpKind.BACKWARD:
             continue
         if first_is_pair and op.stage == 0 and op.kind is OpKind.BACKWARD:
             continue  # written as I and W among split ones
@@ -105,7 +126,7 @@ def _recompute(program: Program, profile: RuntimeProfile) -> Iterator[BrokenRule
     if recompute and profile.recompute is Recompute.NONE:
         detail = f"{profile.name} cannot recompute in an order: use recompute: none"
         yield BrokenRule("recompute", None, detail)
-    barred = whole_only_stages(profile, recompute)
+    barred = profile.whole_only(recompute)
     in_weight = profile.first_stage is FirstStage.ALL_IN_WEIGHT
     for op in _ops(program):
         if op.kind in _SPLIT and op.stage in barred:
@@ -119,55 +140,40 @@ def _recompute(program: Program, profile: RuntimeProfile) -> Iterator[BrokenRule
         for place, op in enumerate(row):
             if op.kind is not OpKind.RECOMPUTE:
                 continue
-            rest = [(after.kind, *after[1:]) for after in row[place + 1 : place + 3]]
-            whole = [(OpKind.BACKWARD, *op[1:])]
-            if in_weight and op.stage == 0:  # I does nothing there
-                whole += [(kind, *op[1:]) for kind in _SPLIT]
-            if not rest or rest[0] not in whole or (rest[0][0] is OpKind.BACKWARD_INPUT and rest[1:] != whole[-1:]):
-                yield _apart(op, profile)
-
-
-def _apart(op: Op, profile: RuntimeProfile) -> BrokenRule:
-    detail = (
-        f"{op} is not directly followed by its backward, but {profile.name} recomputes"
-        f" inside it; solve again with --runtime {profile.name}"
-    )
-    return BrokenRule("recompute", op, detail)
+            after = row[place + 1 :]
+            whole = [op._replace(kind=OpKind.BACKWARD)]
+            if in_weight and op.stage == 0:
+                nothing = op._replace(kind=OpKind.BACKWARD_INPUT)  # I does nothing
+                after = after[1:] if after[:1] == (nothing,) else after
+                whole.append(op._replace(kind=OpKind.BACKWARD_WEIGHT))
+            if not after or after[0] not in whole:
+                detail = (
+                    f"{op} is not directly followed by its backward, but"
+                    f" {profile.name} recomputes inside it; solve again with --runtime"
+                    f" {profile.name}"
+                )
+                yield BrokenRule("recompute", op, detail)
 
 
 def _order(program: Program, profile: RuntimeProfile) -> Iterator[BrokenRule]:
-    again = f"; solve again with --runtime {profile.name}"
     if profile.order is MicrobatchOrder.LAST_FORWARDS:
         last = len(program.device_of_stage) - 1
-        sequence = _by_stage(program, (OpKind.FORWARD,)).get(last, [])
+        sequence = [
+            op for op in _ops(program) if op.stage == last and op.kind is OpKind.FORWARD
+        ]
         for before, op in pairwise(sequence):
             if op.microbatch < before.microbatch:
                 detail = (
                     f"{op} comes after {before}, but {profile.name} gives the losses of"
-                    " the last stage to the microbatches in the order of their numbers"
+                    " the last stage to the microbatches in the order of their numbers;"
+                    f" solve again with --runtime {profile.name}"
                 )
-                yield BrokenRule("microbatch order", op, detail + again)
+                yield BrokenRule("microbatch order", op, detail)
     if profile.order is MicrobatchOrder.FIFO:
-        yield from _not_one_order(program, profile, again)
-
-
-def _not_one_order(
-    program: Program, profile: RuntimeProfile, again: str
-) -> Iterator[BrokenRule]:
-    """Where F, backwards and W do not run their microbatches in one order."""
-    forwards = _by_stage(program, (OpKind.FORWARD,))
-    place = {op.microbatch: n for n, op in enumerate(forwards.get(0, []))}
-    kinds = ((OpKind.FORWARD,), _ENTRIES, (OpKind.BACKWARD_WEIGHT,))
-    for group in kinds:
-        for sequence in _by_stage(program, group).values():
-            for before, op in pairwise(sequence):
-                if place.get(op.microbatch, 0) < place.get(before.microbatch, 0):
-                    detail = (
-                        f"{op} comes after {before}, but {profile.name} takes the"
-                        " microbatches of all stages, forward and backward, in one"
-                        " order"
-                    )
-                    yield BrokenRule("microbatch order", op, detail + again)
+        wrong = out_of_order(program)
+        if wrong is not None:
+            detail = order_detail(*wrong, profile.name)
+            yield BrokenRule("microbatch order", wrong[1], detail)
 
 
 def _first_stage(program: Program, profile: RuntimeProfile) -> Iterator[BrokenRule]:
@@ -206,6 +212,8 @@ def _last_stage(program: Program, profile: RuntimeProfile) -> Iterator[BrokenRul
 
 _RULES: tuple[Callable[[Program, RuntimeProfile], Iterator[BrokenRule]], ...] = (
     _placement,
+    _devices,
+    _microbatches,
     _overlap,
     _forms,
     _recompute,
@@ -216,15 +224,6 @@ _RULES: tuple[Callable[[Program, RuntimeProfile], Iterator[BrokenRule]], ...] = 
 
 
 def _ops(program: Program) -> Iterator[Op]:
-    """Every op, in the order of stages and of rows."""
+    """Every op, row by row in the order in which they run."""
     for row in program.rows:
         yield from row
-
-
-def _by_stage(program: Program, kinds: tuple[OpKind, ...]) -> dict[int, list[Op]]:
-    """The ops of some kinds of each stage, in the order in which they run."""
-    found: defaultdict[int, list[Op]] = defaultdict(list)
-    for op in _ops(program):
-        if op.kind in kinds:
-            found[op.stage].append(op)
-    return found

@@ -157,9 +157,11 @@ def parse_rows(text: str) -> Rows:
     ------
     FormatError
         At the first cell that is no token or the first empty line, which torch takes
-        for a rank; the message names rank and position (from 0).
+        for a rank; at the first empty cell where transfers are listed, at which torch
+        stops. The message names rank and position (from 0).
     """
     rows = []
+    idle: list[tuple[int, int]] = []
     for rank, line in enumerate(text.splitlines()):
         if not line.strip():
             msg = (
@@ -170,6 +172,7 @@ def parse_rows(text: str) -> Rows:
         row = []
         for position, cell in enumerate(line.split(",")):
             if not cell.strip():
+                idle.append((rank, position))
                 continue
             try:
                 row.append(Token.parse(cell))
@@ -181,6 +184,13 @@ def parse_rows(text: str) -> Rows:
                 )
                 raise FormatError(msg) from None
         rows.append(tuple(row))
+    if idle and not all(token.kind.is_compute for row in rows for token in row):
+        rank, position = idle[0]
+        msg = (
+            f"rank {rank}, position {position}: the cell is empty, at which torch stops"
+            " in rows that list transfers; take the cell out"
+        )
+        raise FormatError(msg)
     return tuple(rows)
 
 

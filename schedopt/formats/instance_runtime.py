@@ -9,7 +9,6 @@ from schedopt.formats.complaints import Complaint, show
 from schedopt.formats.instance_model import EqualStagesFields, InstanceFields
 from schedopt.instance import Backward, Placement, place
 from schedopt.runtimes import (
-    FirstStage,
     Forms,
     Recompute,
     RuntimeProfile,
@@ -35,6 +34,34 @@ def placement_objection(
         f"{profile.name} cannot place {len(device_of_stage)} stages on {devices}"
         f" devices so: it has {profile.placement_text}; change placement or the number"
         " of stages"
+    )
+
+
+def two_way_objection(profile: RuntimeProfile) -> str:
+    """Why a runtime does not have the placement ``bidirectional``, and what it has."""
+    others = profile.placement_text if profile.shapes else "any other placement"
+    return (
+        f"{profile.name} has no stage on two devices, as placement bidirectional has;"
+        f" it has {others}"
+    )
+
+
+def devices_objection(profile: RuntimeProfile, devices: int) -> str:
+    """Why a runtime cannot run on so many devices; empty if it can."""
+    if devices > 1 or profile.takes_one_device:
+        return ""
+    return f"one device is no pipeline to {profile.name}"
+
+
+def microbatches_objection(
+    profile: RuntimeProfile, microbatches: int, devices: int
+) -> str:
+    """Why a runtime cannot run so many microbatches; empty if it can."""
+    if not profile.multiple_of_devices or microbatches % devices == 0:
+        return ""
+    return (
+        f"{profile.name} needs a multiple of the number of devices, {devices};"
+        f" {devices * -(-microbatches // devices)} would do"
     )
 
 
@@ -78,24 +105,10 @@ def recomputed_stages(fields: InstanceFields, stages: int) -> frozenset[int]:
     return frozenset(fields.recompute)
 
 
-def whole_only_stages(
-    profile: RuntimeProfile, recompute: frozenset[int]
-) -> frozenset[int]:
-    """The recomputed stages whose backward the runtime cannot split.
-
-    Where W is the whole backward, it recomputes once as B does; elsewhere I and W would
-    each recompute.
-    """
-    if profile.recompute is not Recompute.IN_WHOLE:
-        return frozenset()
-    free = {0} if profile.first_stage is FirstStage.ALL_IN_WEIGHT else set()
-    return recompute - free
-
-
 def _bars_split(fields: InstanceFields, profile: RuntimeProfile) -> bool:
     stages = fields.stages
     count = stages.count if isinstance(stages, EqualStagesFields) else len(stages)
-    return bool(whole_only_stages(profile, recomputed_stages(fields, count)))
+    return bool(profile.whole_only(recomputed_stages(fields, count)))
 
 
 def runtime_complaints(
@@ -109,6 +122,10 @@ def runtime_complaints(
         return
     profile = profile_of(fields.runtime)
     recompute = recomputed_stages(fields, len(device_of_stage))
+    if why := devices_objection(profile, devices):
+        yield Complaint(("devices",), show(fields.devices), why)
+    if why := microbatches_objection(profile, fields.microbatches, devices):
+        yield Complaint(("microbatches",), show(fields.microbatches), f"runtime {why}")
     yield from _placement(fields, profile, device_of_stage, devices)
     yield from _backward(profile, backward, recompute)
     if recompute and profile.recompute is Recompute.NONE:
@@ -140,8 +157,7 @@ def _placement(
         yield Complaint(
             ("placement",),
             show(fields.placement),
-            f"runtime {profile.name} has no stage on two devices; it has"
-            f" {profile.placement_text}",
+            f"runtime {two_way_objection(profile)}",
         )
         return
     why = placement_objection(profile, device_of_stage, devices)
@@ -169,7 +185,7 @@ def _backward(
             show(backward),
             f"runtime {profile.name} has no whole backward; use backward: split",
         )
-    barred = whole_only_stages(profile, recompute)
+    barred = profile.whole_only(recompute)
     one_form = profile.forms in (Forms.PER_SCHEDULE, Forms.PER_MICROBATCH)
     if barred and (
         backward is Backward.SPLIT or (backward is Backward.CHOOSE and one_form)

@@ -69,7 +69,8 @@ def imported(draft: Draft, wanted: Wanted, where: Path) -> Imported:
     Raises
     ------
     FormatError
-        If neither says how many microbatches there are.
+        If neither says how many microbatches there are, or the memory limits are those
+        of another number of devices.
     """
     microbatches = wanted.microbatches or draft.microbatches
     if microbatches is None:
@@ -96,6 +97,12 @@ def imported(draft: Draft, wanted: Wanted, where: Path) -> Imported:
     elif draft.memory_limits and len(set(draft.memory_limits)) == 1:
         document["memory_limit"] = draft.memory_limits[0]
     elif draft.memory_limits:
+        if len(draft.memory_limits) != devices:
+            msg = (
+                f"{where}: has the memory limits of {len(draft.memory_limits)} devices,"
+                f" which differ; with --devices {devices} give --memory-limit too"
+            )
+            raise FormatError(msg)
         document["devices"] = [{"memory_limit": x} for x in draft.memory_limits]
     communication = {
         "latency": draft.latency if wanted.latency is None else wanted.latency,

@@ -42,7 +42,11 @@ def read_text(path: Path, limits: Limits) -> str:
     except IsADirectoryError:
         raise _error(path, "is a directory; name the files in it") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise _error(path, f"is not a whole gzip file: {error}") from None
+        raise _error(
+            path,
+            f"is not a whole gzip file ({error}); copy it anew, or take .gz off its"
+            " name if it is not compressed",
+        ) from None
     if len(data) > most:
         raise _error(
             path,
@@ -66,11 +70,16 @@ def read_json(path: Path, limits: Limits) -> dict[str, Any]:
         document = json.loads(read_text(path, limits))
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
-        raise _error(path, f"{place}: not JSON: {error.msg}") from None
-    except (RecursionError, ValueError) as error:
+        rule = f"{place}: not JSON: {error.msg}; is the file whole?"
+        raise _error(path, rule) from None
+    except RecursionError:
+        raise _error(
+            path, "not JSON that can be read here: too deeply nested"
+        ) from None
+    except ValueError as error:
         raise _error(path, f"not JSON that can be read here: {error}") from None
     if not isinstance(document, dict):
-        raise _error(path, f"must be a mapping, found {show(document)}")
+        raise _error(path, f"must be a JSON object, found {show(document)}")
     return document
 
 
@@ -82,6 +91,23 @@ def is_number(value: object) -> TypeGuard[Number]:
         return math.isfinite(value)
     except OverflowError:
         return False
+
+
+def number_of(text: str) -> Number | None:
+    """The number at least 0 that a text spells, an int where it is written as one.
+
+    None for anything else: what is no number, negative or infinite, and spellings that
+    only Python knows (``1_000``).
+    """
+    if not text.isascii() or "_" in text:
+        return None
+    for kind in (int, float):
+        try:
+            value = kind(text)
+        except ValueError:
+            continue
+        return value if is_number(value) and value >= 0 else None
+    return None
 
 
 def _error(path: Path, rule: str) -> FormatError:

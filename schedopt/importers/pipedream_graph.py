@@ -22,7 +22,7 @@ import networkx as nx
 from schedopt.errors import FormatError
 from schedopt.formats.limits import Limits
 from schedopt.importers.drafts import Draft, Imported, Wanted, imported
-from schedopt.importers.files import is_number, read_text, wrong
+from schedopt.importers.files import number_of, read_text, wrong
 from schedopt.instance import Number
 from schedopt.runtimes.measured import mebibytes, tidy
 
@@ -80,7 +80,7 @@ def read(paths: Sequence[Path], wanted: Wanted, limits: Limits) -> Imported:
     draft = Draft(
         name=f"pipedream-{path.resolve().parent.name}-s{len(sizes)}",
         source=(
-            f"PipeDream profile {path.parent.name}/{path.name}:"
+            f"PipeDream profile {path.resolve().parent.name}/{path.name}:"
             f" {len(layers)} layers in topological order, cut into {len(sizes)}"
             f" contiguous stages ({', '.join(map(str, sizes))} layers);"
             " activation: outputs of the stage's layers and what it receives;"
@@ -148,12 +148,10 @@ def _layer_of(graph: nx.DiGraph[str], node: str) -> _Layer:
 
 def _layer(match: re.Match[str], line: int, path: Path) -> _Layer:
     def number(field: str, text: str) -> Number:
-        try:
-            value = float(text)
-        except ValueError:
-            value = -1.0
-        if not is_number(value) or value < 0:
-            raise wrong(path, f"line {line}: {field}", text, "must be a number >= 0")
+        value = number_of(text.strip())
+        if value is None:
+            rule = "must be a finite number, at least 0"
+            raise wrong(path, f"line {line}: {field}", text, rule)
         return value
 
     sizes = match["activation_size"].strip("[]").split(";")
@@ -195,7 +193,8 @@ def _given_sizes(layers: Sequence[_Layer], path: Path) -> list[int]:
 
 def _balanced_sizes(layers: Sequence[_Layer], stages: int, path: Path) -> list[int]:
     if not 1 <= stages <= len(layers):
-        msg = f"{path}: has {len(layers)} layers; --stages {stages} must be 1 to that"
+        most = len(layers)
+        msg = f"{path}: has {most} layers; --stages {stages} must be 1 to {most}"
         raise FormatError(msg)
     loads = [round((la.forward + la.backward) * _NANOSECONDS) for la in layers]
     least, most = max(loads), sum(loads)

@@ -17,7 +17,7 @@ from schedopt.formats.complaints import listed
 from schedopt.formats.instance_model import CostFields
 from schedopt.formats.limits import Limits
 from schedopt.importers.drafts import Draft, Imported, Wanted, imported
-from schedopt.importers.files import is_number, read_text, wrong
+from schedopt.importers.files import number_of, read_text, wrong
 from schedopt.instance import Number
 
 _COSTS = tuple(CostFields.model_fields)
@@ -51,8 +51,15 @@ def read(paths: Sequence[Path], wanted: Wanted, limits: Limits) -> Imported:
                 raise wrong(path, f"line {line}: {_DEVICE}", home, rule)
             homes.append(home)
         stages.append(stage)
+    idle = _first_idle(homes)
     if not stages:
         msg = f"{path}: has no stages under its header; give one row per stage"
+        raise FormatError(msg)
+    if idle is not None:
+        msg = (
+            f"{path}: column {_DEVICE}: no stage is on device {idle}; number the"
+            " devices from 0 without gaps"
+        )
         raise FormatError(msg)
     draft = Draft(
         name=path.stem,
@@ -64,6 +71,12 @@ def read(paths: Sequence[Path], wanted: Wanted, limits: Limits) -> Imported:
         device_of_stage=homes or None,
     )
     return imported(draft, wanted, path)
+
+
+def _first_idle(homes: Sequence[int]) -> int | None:
+    """The lowest device below the highest one that has no stage."""
+    used = sorted(set(homes))
+    return next((n for n, device in enumerate(used) if n != device), None)
 
 
 def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -104,25 +117,12 @@ def _stage(cells: dict[str, str], line: int, path: Path) -> dict[str, Number]:
     for column, text in cells.items():
         if not text:
             continue
-        value = _number(text)
-        if value is None or value < 0:
-            rule = "must be a number, at least 0"
+        value = number_of(text)
+        if value is None:
+            rule = "must be a finite number, at least 0"
             raise wrong(path, f"line {line}: {column}", text, rule)
         stage[column] = value
     if "forward" not in stage:
         msg = f"{path}: line {line}: forward is empty; every stage needs it"
         raise FormatError(msg)
     return stage
-
-
-def _number(text: str) -> Number | None:
-    """The number that a cell spells, an int where it is written as one."""
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if is_number(value) else None

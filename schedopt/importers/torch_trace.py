@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -26,6 +26,8 @@ from schedopt.instance import Number
 from schedopt.runtimes.measured import mebibytes, split_memory, tidy
 
 _RANGE = re.compile(r"PP:(?P<stage>\d{1,6})(?P<kind>[FIWB])(?P<microbatch>\d{1,6})")
+# What is sent to the stage after, or received from it, shows that there is one.
+_TO_NEXT_STAGE = re.compile(r"PP:(?P<stage>\d{1,6})(SEND_F|RECV_B)\d{1,6}")
 _KINDS = {"F": "forward", "B": "backward", "I": "backward_input"}
 _KINDS["W"] = "backward_weight"
 _CPU_RANGE, _GPU_RANGE, _OPERATOR = "user_annotation", "gpu_user_annotation", "cpu_op"
@@ -51,11 +53,15 @@ class _Sample(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Rank:
-    """What one trace says: samples of each (stage, kind), without the first step."""
+    """What one trace says: samples of each (stage, kind), without the first step.
+
+    ``stages`` is how many the pipeline has at least, as far as the trace shows.
+    """
 
     path: Path
     rank: int | None
     samples: Mapping[tuple[int, str], list[_Sample]]
+    stages: int
     microbatches: int
     has_memory: bool
     steps: int
@@ -78,7 +84,7 @@ def read(paths: Sequence[Path], wanted: Wanted, limits: Limits) -> Imported:
     samples = {key: found for rank in ranks for key, found in rank.samples.items()}
     has_memory = all(rank.has_memory for rank in ranks)
     stages = [_stage(stage, samples, has_memory) for stage in range(len(homes))]
-    notes = []
+    notes = list(_idle_notes(stages, paths[0]))
     if any(rank.steps == 1 for rank in ranks):
         notes.append("only one step was traced: its times include warming up")
     if not has_memory:
@@ -88,7 +94,7 @@ def read(paths: Sequence[Path], wanted: Wanted, limits: Limits) -> Imported:
     draft = Draft(
         name="torch-trace",
         source=(
-            f"torch.profiler traces of {len(ranks)} ranks"
+            f"torch.profiler traces of {len(ranks)} rank{'s' * (len(ranks) > 1)}"
             f" ({', '.join(path.name for path in paths[:4])}"
             f"{', ...' if len(paths) > 4 else ''}); medians of net times, without the"
             " wait for RECV"
@@ -142,8 +148,11 @@ def _read_rank(path: Path, limits: Limits) -> _Rank:
             continue
         microbatches = max(microbatches, int(match["microbatch"]) + 1)
         samples[int(match["stage"]), match["kind"]] += found[1:] or found
+    neighbours = map(_TO_NEXT_STAGE.fullmatch, (s.name for s in spans[_CPU_RANGE]))
+    following = [int(match["stage"]) + 1 for match in neighbours if match]
     return _Rank(
         path=path,
+        stages=1 + max([stage for stage, _ in samples] + following),
         rank=_rank_of(document, path),
         samples=samples,
         microbatches=microbatches,
@@ -258,11 +267,12 @@ def _homes(ranks: Sequence[_Rank]) -> dict[int, int]:
                 )
                 raise FormatError(msg)
             homes[stage] = (number, rank.path)
-    missing = set(range(max(homes) + 1)) - set(homes)
+    stages = max(rank.stages for rank in ranks)
+    missing = set(range(stages)) - set(homes)
     if missing:
         msg = (
-            f"{ranks[0].path}: no trace has stage {min(missing)} of the"
-            f" {max(homes) + 1} stages; give the traces of all ranks"
+            f"{ranks[0].path}: no trace has stage {min(missing)} of the {stages}"
+            " stages; give the traces of all ranks"
         )
         raise FormatError(msg)
     # Ranks may be those of a larger job: what counts is their order.
@@ -294,6 +304,29 @@ def _stage(
     return fields
 
 
+def _idle_notes(stages: Sequence[Mapping[str, Number]], path: Path) -> Iterator[str]:
+    """What took no time though it computes; only I of stage 0 does nothing in torch.
+
+    A range counts the operators of its own thread. On a GPU autograd runs backwards on
+    another one, and what the trace lacks of the GPU would be taken for no work.
+
+    Raises
+    ------
+    FormatError
+        If F or B takes none.
+    """
+    for number, stage in enumerate(stages):
+        for kind, field in _KINDS.items():
+            if stage.get(field) != 0 or (number == 0 and kind == "I"):
+                continue
+            found = f"stage {number}: no operator runs in the ranges of {kind}"
+            if kind in "FB":
+                advice = "trace with the activities CPU and, on a GPU, CUDA"
+                msg = f"{path}: {found}; {advice}"
+                raise FormatError(msg)
+            yield f"{found}: it takes no time here"
+
+
 def _middle(sizes: Iterable[int]) -> int:
     return round(median(sizes))
 
@@ -310,10 +343,13 @@ def _backward(stages: Sequence[Mapping[str, Number]], path: Path) -> str:
     if whole and split:
         return "choose"
     if not whole and not split:
-        number = next(i for i, stage in enumerate(stages) if "backward" not in stage)
+        number, stage = next(
+            pair for pair in enumerate(stages) if "backward" not in pair[1]
+        )
+        lacks = " and no ".join(k for k in "BIW" if _KINDS[k] not in stage)
         msg = (
-            f"{path}: stage {number} has no B range and another stage has no I and W;"
-            " all stages need B, or all need I and W"
+            f"{path}: stage {number} has no {lacks} range; all stages need B, or all"
+            " need I and W: trace whole steps"
         )
         raise FormatError(msg)
     return "whole" if whole else "split"

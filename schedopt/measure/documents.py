@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,18 @@ class Pipeline:
 
 def pipeline_document(profile: ModelProfile, pipeline: Pipeline) -> Document:
     """The instance: medians of the times, in microseconds, and MiB."""
+    stages = [_stage(stage, pipeline) for stage in profile.stages]
+    return _instance_document(stages, pipeline)
+
+
+def unmeasured_document(stages: int, pipeline: Pipeline) -> Document:
+    """The instance with all times 1 and no sizes, to check the rest beforehand."""
+    return _instance_document([dict.fromkeys(_FIELDS.values(), 1)] * stages, pipeline)
+
+
+def _instance_document(
+    stages: Sequence[Mapping[str, Number]], pipeline: Pipeline
+) -> Document:
     document: Document = {
         "schema": INSTANCE_SCHEMA,
         "name": pipeline.name,
@@ -55,7 +68,7 @@ def pipeline_document(profile: ModelProfile, pipeline: Pipeline) -> Document:
         "memory_unit": MEMORY_UNIT,
         "microbatches": pipeline.microbatches,
         "devices": pipeline.devices,
-        "placement": _placement(len(profile.stages), pipeline.devices),
+        "placement": _placement(len(stages), pipeline.devices),
         "backward": pipeline.backward.value,
         "communication": {
             "mode": "lag",
@@ -68,7 +81,7 @@ def pipeline_document(profile: ModelProfile, pipeline: Pipeline) -> Document:
                 if value
             },
         },
-        "stages": [_stage(stage, pipeline) for stage in profile.stages],
+        "stages": list(stages),
     }
     if pipeline.memory_limit_mib is not None:
         document["memory_limit"] = pipeline.memory_limit_mib

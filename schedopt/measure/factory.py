@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from schedopt.errors import MeasurementError
 from schedopt.measure.sample import Loss, StageUnderTest
+from schedopt.measure.user_code import raised
 
 Factory = Callable[..., object]
 
@@ -40,9 +41,9 @@ def import_factory(name: str) -> Factory:
         sys.path.insert(0, "")
     try:
         module = import_module(module_name)
-    except ImportError as error:
-        msg = f"--factory {name}: cannot be imported: {error}"
-        raise MeasurementError(msg) from None
+    except Exception as error:
+        msg = f"--factory {name}: cannot be imported: {raised(error)}"
+        raise MeasurementError(msg) from error
     function = getattr(module, function_name, None)
     if not callable(function):
         msg = f"--factory {name}: {module_name} has no function {function_name}"
@@ -50,16 +51,32 @@ def import_factory(name: str) -> Factory:
     return cast("Factory", function)
 
 
-def takes_stage(factory: Factory) -> bool:
-    """Whether a factory wants to know which stage of how many it makes."""
+def takes_stage(factory: Factory, name: str) -> bool:
+    """Whether a factory wants to know which stage of how many it makes.
+
+    Raises
+    ------
+    MeasurementError
+        If it needs another number of arguments than none or these two.
+    """
+    try:
+        parameters = inspect.signature(factory).parameters
+    except ValueError:  # some builtins do not say
+        return False
     needed = [
-        parameter
-        for parameter in inspect.signature(factory).parameters.values()
+        parameter.name
+        for parameter in parameters.values()
         if parameter.default is parameter.empty
         and parameter.kind
         in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     ]
-    return len(needed) == 2
+    if len(needed) in (0, 2):
+        return len(needed) == 2
+    msg = (
+        f"--factory {name}: needs {', '.join(needed)}; it must take no argument, or"
+        " two: the stage's number and how many stages there are"
+    )
+    raise MeasurementError(msg)
 
 
 def factory_stage(
@@ -70,10 +87,14 @@ def factory_stage(
     Raises
     ------
     MeasurementError
-        If it returns something else than a module, inputs and perhaps a loss.
+        If it fails, or returns something else than a module, inputs and perhaps a loss.
     """
     torch.manual_seed(0)
-    made = factory() if stage is None else factory(stage, stages)
+    try:
+        made = factory() if stage is None else factory(stage, stages)
+    except Exception as error:
+        msg = f"--factory {name}: raised {raised(error)}"
+        raise MeasurementError(msg) from error
     if not isinstance(made, Sequence) or len(made) not in (2, 3):
         raise _wrong(name, made)
     module, example = made[:2]

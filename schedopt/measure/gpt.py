@@ -8,6 +8,7 @@ norm, an output layer of its own weights and the cross entropy on the last one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from schedopt.measure.sample import StageUnderTest
+from schedopt.measure.sizes import GptModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +49,21 @@ class GptPart:
     def name(self) -> str:
         """What tables call it."""
         words = ["first"] * self.is_first + ["last"] * self.is_last or ["middle"]
-        return f"{' and '.join(words)}, {self.blocks} blocks"
+        return f"{' and '.join(words)}, {self.blocks} block{'s' * (self.blocks != 1)}"
+
+
+def shape_of(model: GptModel) -> GptShape:
+    """The sizes of a model as its modules are made of."""
+    return GptShape(
+        hidden=model.hidden,
+        heads=model.heads,
+        sequence=model.sequence,
+        microbatch_size=model.microbatch_size,
+        dtype=getattr(torch, model.dtype),
+        vocabulary=model.vocabulary,
+        mlp_ratio=model.mlp_ratio,
+        checkpointing=model.checkpointing,
+    )
 
 
 def gpt_parts(layers: int, stages: int) -> list[GptPart]:
@@ -70,7 +86,7 @@ def gpt_stage(
     loss = None
     if shape.vocabulary and part.is_last:
         target = torch.randint(shape.vocabulary, tokens, device=device)
-        loss = _CrossEntropy(target)
+        loss = partial(token_loss, target=target)
     if shape.vocabulary and is_first:
         inputs = torch.randint(shape.vocabulary, tokens, device=device)
     else:
@@ -166,13 +182,10 @@ class Block(nn.Module):
         return attended
 
 
-class _CrossEntropy:
-    """The loss against fixed targets."""
-
-    def __init__(self, target: Tensor) -> None:
-        self._target = target.flatten()
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        scores = logits.flatten(0, -2).float()
-        loss: Tensor = functional.cross_entropy(scores, self._target)
-        return loss
+def token_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """The mean cross entropy of predicted tokens, in float32 or float64."""
+    scores = logits.flatten(0, -2)
+    if scores.dtype is not torch.float64:
+        scores = scores.float()
+    loss: Tensor = functional.cross_entropy(scores, target.flatten())
+    return loss

@@ -13,6 +13,7 @@ from schedopt.measure.kfac import LayerKfac, kfac_of
 from schedopt.measure.memory import StageMemory, stage_memory
 from schedopt.measure.sample import Microbatch, StageUnderTest
 from schedopt.measure.timing import Spread, time_ops
+from schedopt.measure.user_code import raised
 
 SCATTERED = 0.25
 """A quartile range above this share of the median is worth a warning."""
@@ -86,7 +87,10 @@ def device_of(name: str) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
-            msg = f"--device {name}: torch sees {count} CUDA devices here"
+            msg = (
+                f"--device {name}: torch sees {count} CUDA devices here; name one of"
+                " those, or cpu"
+            )
             raise MeasurementError(msg)
         torch.cuda.set_device(device)
     return device
@@ -133,9 +137,9 @@ def measure_stage(stage: StageUnderTest, settings: Settings) -> StageProfile:
     except torch.cuda.OutOfMemoryError:
         msg = f"{stage.name}: does not fit on {device}; make the microbatch smaller"
         raise MeasurementError(msg) from None
-    except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
-        lines = [line.strip() for line in str(error.__cause__ or error).splitlines()]
-        reason = next(filter(None, lines), type(error).__name__)
-        msg = f"{stage.name}: cannot be run: {reason}"
+    except MeasurementError:
+        raise
+    except Exception as error:  # whatever the user's modules raise
+        msg = f"{stage.name}: cannot be run: {raised(error)}"
         raise MeasurementError(msg) from error
     return StageProfile(stage.name, times, memory, microbatch.output_bytes, kfac)

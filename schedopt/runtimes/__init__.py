@@ -1,4 +1,4 @@
-"""What each runtime can execute, as declared profiles; data only."""
+"""What each runtime can execute, as declared runtime profiles; data only."""
 
 from schedopt.runtimes.catalog import PROFILES, profile_of
 from schedopt.runtimes.profile import (

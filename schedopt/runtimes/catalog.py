@@ -1,4 +1,4 @@
-"""The runtimes that schedopt knows, each as a profile."""
+"""The runtimes that schedopt knows, each as a runtime profile."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ _TITAN = replace(
     name="torchtitan",
     summary="torchtitan, pipeline_parallel_schedule_csv",
     shapes=(_ONE_PER_DEVICE, _LOOPED, _V_OF_TWO),
+    takes_one_device=False,
     communication="derived from the order; asynchronous",
     extra_ops="none",
     evidence=Evidence.READ,
@@ -62,7 +63,7 @@ _PROFILES = (
         summary="DeepSpeed, a PipeSchedule of its pipeline engine",
         shapes=(_ONE_PER_DEVICE,),
         forms=Forms.WHOLE,
-        order=MicrobatchOrder.FIFO,
+        order=MicrobatchOrder.ANY,
         first_stage=FirstStage.REAL,
         last_stage_paired=True,
         recompute=Recompute.IN_WHOLE,
@@ -93,15 +94,16 @@ _PROFILES = (
         summary="ColossalAI, scheduler_nodes of ZeroBubbleVPipeScheduler",
         shapes=(_V_OF_TWO,),
         forms=Forms.SPLIT,
+        multiple_of_devices=True,
         order=MicrobatchOrder.FIFO,
-        first_stage=FirstStage.REAL,
+        first_stage=FirstStage.ALL_IN_WEIGHT,
         last_stage_paired=False,
         recompute=Recompute.NONE,
         communication="listed by the exporter",
         extra_ops="none",
         deadlock="the same order on both ends of each pair of ranks",
         evidence=Evidence.READ,
-        source="colossalai/pipeline/schedule/v_schedule.py",
+        source="colossalai/pipeline/schedule/v_schedule.py and zero_bubble_pp.py",
     ),
     RuntimeProfile(
         name="mindspeed",
@@ -136,11 +138,11 @@ _PROFILES = (
 )
 
 PROFILES: dict[str, RuntimeProfile] = {p.name: p for p in _PROFILES}
-"""Every profile by its name."""
+"""Every runtime profile by its runtime's name."""
 
 
 def profile_of(name: str) -> RuntimeProfile:
-    """The profile of a runtime.
+    """The runtime profile of a runtime.
 
     Raises
     ------

@@ -68,7 +68,7 @@ class Recompute(StrEnum):
 
 
 class Evidence(StrEnum):
-    """How the profile is known."""
+    """How a runtime profile is known."""
 
     EXECUTED = "executed"
     READ = "read"
@@ -88,14 +88,19 @@ class RuntimeProfile:
         Placements that it has; empty means any map from stages to devices.
     forms : Forms
         Whole or split backward.
+    takes_one_device : bool
+        Whether one device is a pipeline to it.
+    multiple_of_devices : bool
+        Whether the number of microbatches must be a multiple of that of devices.
     order : MicrobatchOrder
         The order of microbatches. ``LAST_FORWARDS``: the forwards of the last stage
         start in the order of their numbers. ``FIFO``: the forwards, the backwards
-        (B or I) and the W of all stages run the microbatches in one order.
+        (B or I), the W and the R of all stages run the microbatches in one order.
     first_stage : FirstStage
         A split backward on stage 0.
     last_stage_paired : bool
-        On the last stage every F is directly followed by its own backward.
+        On the last stage every F is directly followed by its own backward, whichever
+        microbatch comes first.
     recompute : Recompute
         ``IN_WHOLE``: R is part of B (and of W on stage 0 where W is the whole
         backward), as no order can place it.
@@ -115,6 +120,8 @@ class RuntimeProfile:
     summary: str
     shapes: tuple[Shape, ...]
     forms: Forms
+    takes_one_device: bool = True
+    multiple_of_devices: bool = False
     order: MicrobatchOrder
     first_stage: FirstStage
     last_stage_paired: bool
@@ -134,6 +141,17 @@ class RuntimeProfile:
     def has_split(self) -> bool:
         """Whether it runs a backward as I and W."""
         return self.forms is not Forms.WHOLE
+
+    def whole_only(self, recomputed: frozenset[int]) -> frozenset[int]:
+        """The stages, of those recomputed, whose backward it cannot split.
+
+        Where W is the whole backward, it recomputes once as B does; elsewhere I and W
+        would each recompute.
+        """
+        if self.recompute is not Recompute.IN_WHOLE:
+            return frozenset()
+        in_weight = self.first_stage is FirstStage.ALL_IN_WEIGHT
+        return recomputed - {0} if in_weight else recomputed
 
     @property
     def placement_text(self) -> str:

@@ -1,4 +1,4 @@
-"""The table of profiles for the documentation, from the profiles themselves."""
+"""The table of runtime profiles for the documentation, from the profiles."""
 
 from __future__ import annotations
 
@@ -25,8 +25,12 @@ def _cells(profile: RuntimeProfile) -> dict[str, str]:
         first = "no split"
     return {
         "placement": profile.placement_text,
+        "devices": "any" if profile.takes_one_device else "two or more",
+        "number of microbatches": (
+            "multiple of the devices" if profile.multiple_of_devices else "any"
+        ),
         "backward": profile.forms.value,
-        "microbatches": profile.order.value,
+        "order of microbatches": profile.order.value,
         "split on stage 0": first,
         "last stage": "F directly before its B" if profile.last_stage_paired else "any",
         "recompute": profile.recompute.value,

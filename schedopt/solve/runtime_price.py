@@ -23,6 +23,7 @@ from schedopt.runtimes import FirstStage, profile_of
 from schedopt.schedule import Schedule
 from schedopt.simulate import best_times, dispatch
 from schedopt.solve.incumbent import Progress
+from schedopt.solve.period import require_steady_state
 from schedopt.solve.solution import Hint, Solution, SolveParameters, TraceEntry
 from schedopt.solve.solving import solve
 from schedopt.verify import runtime_violations, violations
@@ -95,9 +96,17 @@ def solve_with_price(
     ----------
     free, ruled : Instance
         The same instance; ``ruled.runtime`` names the runtime.
+
+    Raises
+    ------
+    NotApplicableError
+        If the objective is the period and one of them has none.
     """
     parameters = parameters or SolveParameters()
     began = time.monotonic()
+    graph = build_graph(ruled)
+    if (parameters.objective or ruled.objective) is Objective.PERIOD:
+        require_steady_state(ruled, graph)  # before half of the time is spent
     half = replace(parameters, time_limit_s=parameters.time_limit_s / 2)
     without = solve(free, half, _through(progress, _as_free))
     left = parameters.time_limit_s / 2
@@ -105,7 +114,7 @@ def solve_with_price(
         left = parameters.time_limit_s - (time.monotonic() - began)
     if without.interrupted:
         left = _LEAST_S
-    hint, restricts = _hint(without, ruled)
+    hint, restricts = _hint(without, ruled, graph)
     offset = time.monotonic() - began
 
     def later(entry: TraceEntry) -> TraceEntry:
@@ -185,9 +194,8 @@ def _ticks(graph: OpGraph, op: Op) -> int:
     return sum(graph.data[part].duration for part in parts if part in graph.data)
 
 
-def _hint(free: Solution, ruled: Instance) -> tuple[Hint, bool]:
+def _hint(free: Solution, ruled: Instance, graph: OpGraph) -> tuple[Hint, bool]:
     """What the free solution says of the instance under the rules."""
-    graph = build_graph(ruled)
     restricts = is_restriction(free.instance, free.graph, ruled, graph)
     restricts = restricts and free.objective is not Objective.PERIOD
     return (
@@ -205,7 +213,7 @@ def _under_rules(free: Solution, ruled: Instance, graph: OpGraph) -> Schedule | 
     if free.schedule is None or free.periodic is not None:
         return None
     sequences: dict[Stream, tuple[Op, ...]] = {}
-    ordered = in_microbatch_order(ruled, free.schedule)
+    ordered = in_microbatch_order(ruled, Schedule(free.graph, free.schedule.start))
     for stream, ops in ordered.order.sequences.items():
         computed = [op for op in ops if op.kind.is_compute]
         if ruled.backward is Backward.WHOLE:

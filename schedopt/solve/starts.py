@@ -101,17 +101,12 @@ def _split(
     instance: Instance, graph: OpGraph, schedule: Schedule, objective: Objective
 ) -> Schedule:
     """A whole-backward order with every B run as I and, right after it, W."""
-    sequences = {
-        stream: tuple(ops_as_built(instance, [p for op in ops for p in _parts(op)]))
-        for stream, ops in schedule.order.sequences.items()
-        if any(op.kind.is_compute for op in ops)
-    }
-    compute_only = {
-        stream: tuple(op for op in ops if op.kind.is_compute)
-        for stream, ops in sequences.items()
-    }
-    order = dispatch(graph, compute_only)
-    return best_times(graph, order, objective)
+    sequences: dict[Stream, tuple[Op, ...]] = {}
+    for stream, ops in schedule.order.sequences.items():
+        parts = [part for op in ops if op.kind.is_compute for part in _parts(op)]
+        if parts:
+            sequences[stream] = tuple(ops_as_built(instance, parts))
+    return best_times(graph, dispatch(graph, sequences), objective)
 
 
 def _parts(op: Op) -> tuple[Op, ...]:

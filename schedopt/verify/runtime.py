@@ -14,6 +14,7 @@ _CLASSES = {
     OpKind.BACKWARD: "backward",
     OpKind.BACKWARD_INPUT: "backward",
     OpKind.BACKWARD_WEIGHT: "weight",
+    OpKind.RECOMPUTE: "recompute",
 }
 
 
@@ -51,7 +52,7 @@ def _last_forwards(runtime: str, starts: Mapping[Op, int]) -> Iterator[Violation
 
 
 def _one_order(runtime: str, starts: Mapping[Op, int]) -> Iterator[Violation]:
-    """Every stage's F, backwards and W take microbatches as stage 0's F does."""
+    """Every stage's F, backwards, W and R take microbatches as stage 0's F does."""
     classes: dict[tuple[int, str], list[Op]] = {}
     for op in starts:
         if op.kind in _CLASSES:
