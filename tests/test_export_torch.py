@@ -120,6 +120,7 @@ def test_wrong_usage_and_unknown_formats(run: Run) -> None:
         "did you mean torch-csv?",
     )
     refused(run("export", "torch-csv", "nosuch.json"), "nosuch.json")
+    refused(run("export", "torch-csv", "tiny.json"), "tiny.json", "schedopt solve")
 
 
 def test_a_schedule_that_the_verifier_refuses_is_not_exported(run: Run) -> None:

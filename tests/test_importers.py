@@ -259,6 +259,16 @@ def test_timers_give_medians_by_stage(run: Run) -> None:
     assert found.placement is Placement.LINEAR
 
 
+def test_a_note_says_which_file_of_a_rank_counts(run: Run) -> None:
+    names = write_timers(2, 1)
+    again = names[1].replace("rank_1.json", "rank_3.json")
+    Path(again).write_text("{}")
+    ran = run("import", "pp-timers", *names, again, "-o", "out.json", "--json")
+    assert "the first was taken" in ran.json["notes"][-1]
+    ran = run("import", "pp-timers", *names, "-o", "out.json", "--json")
+    assert len(ran.json["notes"]) == 1
+
+
 def test_chunks_of_timers_are_looped(run: Run) -> None:
     names = write_timers(2, 2)
     packed = Path(names[1] + ".gz")

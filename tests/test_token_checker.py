@@ -8,6 +8,7 @@ wrong gradients there, and no message). ``ACCEPTED`` are those that torch's own
 from __future__ import annotations
 
 import random
+from collections import Counter
 from itertools import product
 
 import pytest
@@ -18,6 +19,7 @@ from schedopt.export.checking_grid import lockstep_faults
 from schedopt.export.checking_rows import Fault, FaultRule
 from schedopt.export.lowering import lower_rows
 from schedopt.export.torch_tokens import Token, parse_rows, text_of
+from tests.blocking_player import runs_right
 from tests.torch_schedules import FORMS, SHAPES, drawn
 
 # Two ranks with a stage each, two microbatches, transfers listed.
@@ -81,6 +83,36 @@ def test_no_token_can_be_taken_out_or_doubled() -> None:
                     rank_of_stage=case.rank_of_stage,
                     lists_transfers=True,
                 ), (rank, row[position])
+
+
+def test_moved_tokens_are_judged_as_by_playing_the_rows() -> None:
+    """Neither is anything accepted that goes wrong, nor anything refused that does not.
+
+    The player blocks in transfers, gives messages no names and knows none of the rules.
+    """
+    rng = random.Random(11)
+    judged = Counter[bool]()
+    for shape, form in product(SHAPES, FORMS):
+        case = drawn(rng, shape, form)
+        placed = case.rank_of_stage, case.microbatches
+        right = lower_rows(case.rows, *placed).rows
+        assert runs_right(right, *placed)
+        for _ in range(60):
+            rows = [list(row) for row in right]
+            for _ in range(rng.choice((1, 1, 2, 3))):
+                row = rng.choice(rows)
+                place = rng.randrange(len(row))
+                row.insert(max(0, place + rng.randint(-3, 3)), row.pop(place))
+            is_right = runs_right(rows, *placed)
+            found = faults(
+                rows,
+                microbatches=case.microbatches,
+                rank_of_stage=case.rank_of_stage,
+                lists_transfers=True,
+            )
+            assert is_right == (not found), (rows, found)
+            judged[is_right] += 1
+    assert min(judged[True], judged[False]) > 50
 
 
 def test_a_fault_says_where_and_what_to_change() -> None:

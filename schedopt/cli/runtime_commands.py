@@ -103,7 +103,8 @@ def execute(  # noqa: PLR0913, PLR0917 (one argument per option)
         ),
     ] = None,
     blocks: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Blocks of the model per stage.")
+        int,
+        typer.Option(metavar="N", min=1, help="Blocks per stage; a gpt has its own."),
     ] = 1,
     sleep_scale: Annotated[
         float | None,

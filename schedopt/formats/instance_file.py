@@ -128,9 +128,17 @@ def require_schema(document: object, where: str, known: str) -> dict[str, Any]:
         complaint = Complaint(
             ("schema",),
             show(document["schema"]),
-            f"is not a format known here; expected {known}",
+            f"is not a format known here; expected {known}"
+            + _how_to_get(known, document["schema"]),
         )
     raise FormatError(line(where, [complaint], document))
+
+
+def _how_to_get(known: str, found: object) -> str:
+    """What makes the file that is wanted of the one that is there, if anything."""
+    if found == INSTANCE_SCHEMA and known.startswith("schedopt/schedule/"):
+        return ", which schedopt solve makes of this instance"
+    return ""
 
 
 def instance_document(instance: Instance) -> dict[str, Any]:

@@ -69,6 +69,9 @@ def read(paths: Sequence[Path], wanted: Wanted, limits: Limits) -> Imported:
         stages.append(
             {kind: tidy(median(times[stage, kind])) for kind in ("forward", "backward")}
         )
+    notes = ["the files say nothing of memory: sizes are 0"]
+    if len(paths) > len(files):
+        notes.append("of several files of one pipeline rank the first was taken")
     draft = Draft(
         name=f"pp-timers-p{devices}-v{chunks}",
         source=(
@@ -81,7 +84,7 @@ def read(paths: Sequence[Path], wanted: Wanted, limits: Limits) -> Imported:
         devices=devices,
         device_of_stage=[stage % devices for stage in range(devices * chunks)],
         microbatches=microbatches,
-        notes=("the files say nothing of memory: sizes are 0",),
+        notes=notes,
     )
     return imported(draft, wanted, paths[0])
 
