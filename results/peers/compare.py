@@ -27,7 +27,7 @@ NAME = re.compile(
 )
 WORK_NS = 18_522_000 + 18_086_000 + 9_337_000
 
-# Peers by (placement, memory as a multiple of what 1F1B needs): those that need no more.
+# Peers by (placement, memory as a multiple of what 1F1B needs) that need no more.
 PEERS = {
     ("linear", 1.0): ("1F1B", "ZB-H1", "ZB 1x"),
     ("linear", 1.5): ("ZB 1.5x",),
@@ -121,9 +121,9 @@ def main() -> None:
     lines = [
         f"# {len(rows)} instances of the peers' grid",
         "",
-        "Bubbles in per cent of the makespan: ours, what the bound leaves possible, and",
-        "the best peer with no more memory (hand-made schedules of schedopt at memory",
-        "below 1, where they fit).",
+        "Bubbles in per cent of the makespan: ours, what the bound leaves possible,",
+        "and the best peer with no more memory (hand-made schedules of schedopt at",
+        "memory below 1, where they fit).",
         "",
         "| placement | memory | P, m | ours | bound | status | best peer | s |",
         "|---|---|---|---|---|---|---|---|",
@@ -156,8 +156,8 @@ def main() -> None:
     lines += [
         "",
         f"Worse than a peer: {', '.join(worse) or 'none'}.",
-        "Not strictly better than a hand-made schedule at memory below 1, though no bound"
-        f" forbids it: {', '.join(not_better) or 'none'}.",
+        "Not strictly better than a hand-made schedule at memory below 1, though no"
+        f" bound forbids it: {', '.join(not_better) or 'none'}.",
         "",
         *zero_bubble_lines({(r.placement, r.memory, *r.size): r for r in rows}),
     ]

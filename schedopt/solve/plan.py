@@ -47,7 +47,8 @@ _FIRST_WINDOWS = 8
 
 _WINDOWS_PER_DIVE = 2
 _DIVE_SLICES_S = (2.0, 4.0, 8.0, 15.0, 30.0)
-_SEARCH_SLICES_S = (3.0, 5.0, 8.0, 12.0)
+_SEARCH_SLICES_S = {False: (3.0, 5.0, 8.0, 12.0), True: (10.0, 20.0, 30.0)}
+"""Of usual and of large graphs, on which it takes longer to begin."""
 
 
 class Plan:
@@ -143,7 +144,8 @@ class Plan:
                 yield self._task(TaskKind.BASELINES, _BASELINES_S, seed, effort=effort)
             if TaskKind.SEARCH in self._given_up:
                 return
-            seconds = _SEARCH_SLICES_S[min(effort, len(_SEARCH_SLICES_S) - 1)]
+            slices = _SEARCH_SLICES_S[is_large(self._graph)]
+            seconds = slices[min(effort, len(slices) - 1)]
             yield self._task(TaskKind.SEARCH, seconds, seed, effort=effort)
 
     def _makes_baselines(self, seed: int) -> bool:
