@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from schedopt import BASELINES, NotApplicableError, run_baseline
+from schedopt.build import form_of
 from schedopt.experiments.spec import instances_of, load_spec
 from schedopt.formats import instance_sha256
 from schedopt.instance import Instance
@@ -98,7 +99,7 @@ def hand_made(row: Row, instance: Instance) -> dict[str, float]:
             run = run_baseline(BASELINES[name], instance)
         except NotApplicableError:
             continue
-        if run.fits and run.instance == instance:
+        if run.fits and run.form == form_of(instance):
             found[name] = (
                 run.schedule.makespan / run.schedule.graph.units.ticks_per_unit
             )
