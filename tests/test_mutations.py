@@ -558,6 +558,33 @@ def hashed_instance_with_one_more_microbatch(case: Case) -> Documents:
         yield {**document, "instance": embedded}
 
 
+def runtime_that_wants_another_order(case: Case) -> Documents:
+    """torch takes the last stage's forwards in the order of their numbers."""
+    instance = case.instance
+    refused = (
+        instance.placement is Placement.BIDIRECTIONAL
+        or instance.recompute
+        or any(stage.overlap is not None for stage in instance.stages)
+    )
+    if refused:
+        return
+    ruled = replace(case, instance=replace(instance, runtime="torch-csv"))
+    forward = Op(OpKind.FORWARD, len(instance.stages) - 1, 0)
+    for j, k in pairwise(range(instance.microbatches)):
+        first, second = (case.start[forward._replace(microbatch=n)] for n in (j, k))
+        if first > second:
+            yield ruled.document()
+        elif first < second:  # the two change their numbers
+            other = {j: k, k: j}
+            renamed = {
+                op._replace(microbatch=other.get(op.microbatch, op.microbatch)): start
+                for op, start in case.start.items()
+            }
+            if renamed.keys() <= case.graph.data.keys():
+                schedule = Schedule(case.graph, renamed)
+                yield replace(ruled, schedule=schedule).document()
+
+
 OF_FILES: dict[Callable[[Case], Documents], Rule] = {
     doubled_row: Rule.ROW,
     row_on_another_device: Rule.ROW,
@@ -583,6 +610,7 @@ OF_FILES: dict[Callable[[Case], Documents], Rule] = {
     wrong_hash: Rule.INSTANCE,
     changed_instance: Rule.INSTANCE,
     hashed_instance_with_one_more_microbatch: Rule.PRESENT,
+    runtime_that_wants_another_order: Rule.MICROBATCH_ORDER,
 }
 
 

@@ -25,7 +25,7 @@ _LARGEST_PROJECTION = 1500
 """Ops of one device up to which its projection is solved."""
 
 _SMALL = 300
-"""Ops up to which the whole problem is soon proven, so that projections are brief."""
+"""Ops up to which the whole problem is soon proven, so that all else is brief."""
 
 _LARGEST_DIVE = 1500
 """Ops up to which CP-SAT is asked for a schedule within windows."""
@@ -42,8 +42,9 @@ _CYCLE_LENGTHS = (1, 2, 3, 4)
 
 _CYCLE_SLICES_S = (5.0, 10.0, 20.0)
 _WINDOWS_S = {False: 5.0, True: 15.0}
-_FIRST_WINDOWS = 8
-"""Slices of the destructive bound before CP-SAT is asked for bounds, too."""
+_FIRST_WINDOWS = {False: 8, True: 2}
+"""Slices of the destructive bound before CP-SAT is asked for bounds, too, by whether
+the problem is small."""
 
 _WINDOWS_PER_DIVE = 2
 _DIVE_SLICES_S = (2.0, 4.0, 8.0, 15.0, 30.0)
@@ -159,7 +160,8 @@ class Plan:
     def _proofs(self, seed: int) -> Iterator[Task]:
         """Windows, with dives between; then in turns with models of parts and all."""
         windows, dives = self._windows(seed), self._dives(seed)
-        for turn in range(_FIRST_WINDOWS):
+        small = len(self._graph.ops) <= _SMALL
+        for turn in range(_FIRST_WINDOWS[small]):
             if turn == 1 and is_large(self._graph):
                 yield self._task(TaskKind.QUICK_BOUNDS, 30.0, seed)
             if turn and turn % _WINDOWS_PER_DIVE == 0:
@@ -169,15 +171,19 @@ class Plan:
 
     def _windows(self, seed: int) -> Iterator[Task]:
         """Slices of the destructive bound, until it has nothing left to try."""
+        if self._incumbent.objective is not Objective.MAKESPAN:
+            return
         while TaskKind.WINDOWS not in self._given_up:
             seconds = _WINDOWS_S[is_large(self._graph)]
             yield self._task(TaskKind.WINDOWS, seconds, seed)
 
     def _dives(self, seed: int) -> Iterator[Task]:
         """Dives, longer every time, where the problem is small enough."""
+        fits = len(self._graph.ops) <= _LARGEST_DIVE and not self._graph.choices
+        if not fits or self._incumbent.objective is not Objective.MAKESPAN:
+            return
         for effort in count():
-            applies = TaskKind.DIVE not in self._given_up
-            if not applies or len(self._graph.ops) > _LARGEST_DIVE:
+            if TaskKind.DIVE in self._given_up:
                 return
             seconds = _DIVE_SLICES_S[min(effort, len(_DIVE_SLICES_S) - 1)]
             yield self._task(TaskKind.DIVE, seconds, seed + effort, effort=effort)
