@@ -17,7 +17,13 @@ import pytest
 from schedopt.build import build_graph, least_peaks
 from schedopt.experiments.generate import Point, document_of
 from schedopt.formats import instance_from_document
-from schedopt.instance import Backward, CommunicationMode, Instance, Placement
+from schedopt.instance import (
+    Backward,
+    Communication,
+    CommunicationMode,
+    Instance,
+    Placement,
+)
 from schedopt.lattice import Ints, Problem, Windows, problem_of, windows_by
 from schedopt.opgraph import OpGraph
 from schedopt.ops import Op
@@ -690,10 +696,11 @@ def test_a_searcher_learns() -> None:
     assert begun.best_makespan == known
 
 
-def test_a_searcher_without_a_schedule_comes_to_an_end() -> None:
+@pytest.mark.parametrize("rules_only", [False, True])
+def test_a_searcher_without_a_schedule_comes_to_an_end(rules_only: bool) -> None:
     """Work is counted even where there is nothing to improve."""
     for seed, problem, _, _ in applicable(varied_instances("link", 30)):
-        search = Searcher(problem, [], seed)
+        search = Searcher(problem, [], seed, rules_only=rules_only)
         if Grid(problem, seed).applies:
             continue
         spent = [search.spent]
@@ -819,7 +826,9 @@ for loop in (
 # -- fewer microbatches first -------------------------------------------------
 
 
-def generated(devices: int, microbatches: int, placement: Placement) -> Problem:
+def generated_instance(
+    devices: int, microbatches: int, placement: Placement
+) -> Instance:
     point = Point(
         "unequal",
         devices,
@@ -833,7 +842,11 @@ def generated(devices: int, microbatches: int, placement: Placement) -> Problem:
         "equal",
         0,
     )
-    instance = instance_from_document(document_of(point), "a test")
+    return instance_from_document(document_of(point), "a test")
+
+
+def generated(devices: int, microbatches: int, placement: Placement) -> Problem:
+    instance = generated_instance(devices, microbatches, placement)
     return folded(build_graph(instance))[0]
 
 
@@ -884,3 +897,29 @@ def test_rules_that_did_well_are_tried_on_all_microbatches(
     assert search.best_makespan is not None
     assert search.best_makespan <= min(adopted) * problem.beat
     assert violations(problem.graph, search.best.start) == ()
+
+
+def test_rules_are_tried_on_fewer_microbatches_where_there_are_no_lanes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is known of all microbatches is where the first of them begin."""
+    monkeypatch.setattr(searcher, "_ANNEAL_UP_TO", 100)
+    monkeypatch.setattr(searcher, "_CLIMB_S", (0.01,))
+    monkeypatch.setattr(searcher, "_REHEARSAL_S", 0.02)
+    instance = replace(
+        generated_instance(4, 40, Placement.LINEAR),
+        communication=Communication(mode=CommunicationMode.LINK, latency=6),
+    )
+    graph = build_graph(instance)
+    problem = folded(graph)[0]
+    assert not Grid(problem, 0).applies
+    start = start_of(instance, graph)
+    search = Searcher(problem, [start], 0)
+    names = list(islice(search.steps(), 200))
+    assert names.count("guided") > 20
+    assert search._rehearsal is not None
+    assert search._rehearsal.best is not None
+    first = search._rehearsal.best
+    assert violations(first.graph, first.start) == ()
+    assert search.best is not None
+    assert search.best.makespan < start.makespan

@@ -129,9 +129,10 @@ class Destructive:
         self._known = [windows for windows in self._known if windows.end >= self._low]
 
     def windows_by(self, value: int) -> Windows | None:
-        """Narrow windows of schedules that end by ``value`` ticks; None if none does.
+        """Narrow windows of schedules that end by ``value`` ticks, if any are known.
 
-        Only after the first step, and for values that no step has refuted.
+        None before the first step, and where they show that none ends by then, of
+        which note is taken.
         """
         end = value // self._problem.beat
         known = [windows for windows in self._known if windows.end >= end]
@@ -142,7 +143,10 @@ class Destructive:
             windows = windows.by(end)
             for _ in windows.settle(compile_loops=self._is_large):
                 pass
-        return None if windows.is_refuted else windows
+        if windows.is_refuted:
+            self.refute(value)
+            return None
+        return windows
 
     @property
     def _most_steps(self) -> int:

@@ -30,13 +30,6 @@ def positive(value: float | None) -> float | None:
     return value
 
 
-def _finite(value: float) -> float:
-    if not math.isfinite(value) or value <= 0:
-        msg = "must be a positive number of seconds"
-        raise typer.BadParameter(msg)
-    return value
-
-
 def _runtime(value: str | None) -> str | None:
     try:
         return None if value is None else profile_of(value).name
@@ -74,7 +67,7 @@ Output = Annotated[
 TimeLimit = Annotated[
     float,
     typer.Option(
-        metavar="S", callback=_finite, help="Wall time for everything, seconds."
+        metavar="S", callback=positive, help="Wall time for everything, seconds."
     ),
 ]
 Workers = Annotated[

@@ -12,21 +12,24 @@ from dataclasses import dataclass
 
 from schedopt.cpsat.coarse import LARGEST_HORIZON, coarsened, exact_scale
 from schedopt.cpsat.model import Effort, Outcome, run
+from schedopt.cpsat.replaying import replayed
 from schedopt.cpsat.variables import Scope
-from schedopt.errors import OrderError
 from schedopt.instance import Objective
 from schedopt.opgraph import OpGraph
 from schedopt.ops import Op
 from schedopt.schedule import Schedule
-from schedopt.simulate import best_times, with_memory_edges
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """``schedule`` ends by the time asked for; ``is_refuted``: none does."""
+    """``schedule`` ends by the time asked for; ``is_refuted``: none does.
+
+    Neither: it is not known; ``applies``: it may be with more time.
+    """
 
     schedule: Schedule | None = None
     is_refuted: bool = False
+    applies: bool = True
 
 
 def dive(
@@ -45,7 +48,7 @@ def dive(
     """
     scale = exact_scale(graph)
     if end // scale > LARGEST_HORIZON:
-        return Answer()
+        return Answer(applies=False)  # time would have to be rounded
     coarse = coarsened(graph, scale, round_up=True)
     last = end // scale
     scope = Scope(
@@ -63,7 +66,4 @@ def dive(
     if result.start is None:
         return Answer()
     found = Schedule(coarse, result.start)
-    try:
-        return Answer(best_times(graph, with_memory_edges(found), Objective.MAKESPAN))
-    except OrderError:  # a buffer that is held for no time at all
-        return Answer()
+    return Answer(replayed(graph, found, Objective.MAKESPAN))

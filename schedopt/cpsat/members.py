@@ -17,13 +17,12 @@ from schedopt.cpsat.coarse import (
 )
 from schedopt.cpsat.model import Effort, Outcome, Result, Starts, run
 from schedopt.cpsat.projection import is_one_stream, project
+from schedopt.cpsat.replaying import replayed
 from schedopt.cpsat.variables import Scope
-from schedopt.errors import OrderError
 from schedopt.instance import Objective
 from schedopt.opgraph import OpGraph
 from schedopt.paths import paths
 from schedopt.schedule import Schedule
-from schedopt.simulate import best_times, with_memory_edges
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,33 +256,14 @@ def _coarse_incumbent(
     """The incumbent's order, replayed in coarse ticks; None if that does not fit."""
     if incumbent is None:
         return None
-    return _replayed(coarse, incumbent, objective)
+    return replayed(coarse, incumbent, objective)
 
 
 def _exact(
     graph: OpGraph, coarse: OpGraph, start: Starts, objective: Objective
 ) -> Schedule | None:
     """The solver's schedule, its order replayed in exact time; None if it cannot be."""
-    return _replayed(graph, Schedule(coarse, start), objective)
-
-
-def _replayed(
-    graph: OpGraph, schedule: Schedule, objective: Objective
-) -> Schedule | None:
-    """The schedule's order in the durations of ``graph``; None if it does not fit.
-
-    Where all ops take time it fits. What ops of no duration allocate may be alive for
-    no time in a schedule and for some time in its replay.
-    """
-    try:
-        replay = best_times(graph, with_memory_edges(schedule), objective)
-    except OrderError:
-        return None
-    fits = all(
-        device.limit is None or peak <= device.limit
-        for device, peak in zip(graph.devices, replay.peak_memory, strict=True)
-    )
-    return replay if fits else None
+    return replayed(graph, Schedule(coarse, start), objective)
 
 
 def _horizon(graph: OpGraph, objective: Objective, incumbent: Schedule | None) -> int:

@@ -6,8 +6,9 @@ processes import torch.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from schedopt.lazy import lazy_names
 
 if TYPE_CHECKING:
     from schedopt.execute.choices import Backend, Comms, Model
@@ -39,13 +40,4 @@ __all__ = [
     "job_of",
 ]
 
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

@@ -37,12 +37,12 @@ MOST_INSTANCES = 100_000
 
 
 class DeviceCosts(NamedTuple):
-    """What a whole device costs; one latency is a part of each point instead.
+    """What a whole device costs.
 
     Attributes
     ----------
     forward, backward_input, backward_weight : int
-        In ``time_unit``; latencies are in microseconds, ``per_us`` of these.
+        In ``time_unit``, of which a microsecond has ``per_us``.
     activation, until_input : int
         In ``memory_unit``; ``until_input`` is the part that I frees.
     """

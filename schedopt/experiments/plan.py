@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import platform
 import subprocess
@@ -21,6 +20,7 @@ from schedopt.experiments.spec import Spec, SpecError, instances_of
 from schedopt.formats import instance_document, instance_sha256
 from schedopt.formats.complaints import listed, one_line, shortened
 from schedopt.instance import Instance
+from schedopt.nearest import did_you_mean
 
 # What decides a result besides the code here: the solver, and what computes for it.
 _PACKAGES = ("ortools", "networkx", "numpy", "numba")
@@ -168,10 +168,7 @@ def _methods(spec: Spec, registry: Registry) -> list[Method]:
             chosen[name] = registry[name]
         else:
             known = [*registry, ALL_BASELINES]
-            near = difflib.get_close_matches(name[:40], known, n=1)
-            hint = (
-                f"; did you mean {near[0]}?" if near else f" (known: {listed(known)})"
-            )
+            hint = did_you_mean(name, known) or f" (known: {listed(known)})"
             msg = (
                 f"{one_line(spec.path)}: methods[{index}] = {shortened(name)}:"
                 f" is no method{hint}"

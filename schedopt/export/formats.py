@@ -7,7 +7,6 @@ checked before anything is written, and in one place: ``export``.
 
 from __future__ import annotations
 
-import difflib
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +30,7 @@ from schedopt.export import (
 from schedopt.export.program import Program
 from schedopt.export.rules import broken_rules
 from schedopt.formats import write_text_atomically
+from schedopt.nearest import did_you_mean
 from schedopt.ops import OpKind
 from schedopt.runtimes import FirstStage, Recompute, RuntimeProfile, profile_of
 from schedopt.simulate import with_memory_edges
@@ -228,8 +228,7 @@ def format_of(name: str) -> ExportFormat:
     """
     if name in FORMATS:
         return FORMATS[name]
-    near = difflib.get_close_matches(name.lower()[:40], FORMATS, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = did_you_mean(name.lower(), FORMATS)
     msg = f"{name[:40]!r} is no export format; there are {', '.join(FORMATS)}{hint}"
     raise ExportError(msg)
 

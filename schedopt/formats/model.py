@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar, cast
 
@@ -18,6 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from schedopt.formats.complaints import Complaint, Path, Places, listed, show
+from schedopt.nearest import nearest
 
 # Shapes of a field that may be written in several ways; they stand in pydantic's
 # locations, and no field is called like that.
@@ -114,9 +114,9 @@ def _complaint(model: type[BaseModel], details: ErrorDetails) -> Complaint:
 
 def _unknown_field(path: Path, owner: type[BaseModel] | None) -> str:
     known = list(_known(owner)) if owner else []
-    near = difflib.get_close_matches(str(path[-1])[:40], known, n=1, cutoff=0.5)
+    near = nearest(str(path[-1]), known, cutoff=0.5)
     if near:
-        return f"is an unknown field; did you mean {near[0]}?"
+        return f"is an unknown field; did you mean {near}?"
     return f"is an unknown field; remove it (known here: {listed(known)})"
 
 

@@ -7,7 +7,6 @@ union's members instead of the field.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from pydantic import PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from schedopt.formats.complaints import listed, shortened
+from schedopt.nearest import did_you_mean
 
 # Above this a number is a mistake in its unit (a petabyte, 11 days in nanoseconds), and
 # below it a float still tells neighbouring integers apart.
@@ -157,8 +157,7 @@ def word(words: type[StrEnum] | tuple[str, ...]) -> Kind:
     def check(value: object) -> object:
         if isinstance(value, str) and value in allowed:
             return allowed[value]
-        near = difflib.get_close_matches(str(value)[:40], allowed, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(str(value), allowed)
         raise broken(f"must be {listed(allowed)}{hint}")
 
     return Kind(check, {"type": "string", "enum": list(allowed)})

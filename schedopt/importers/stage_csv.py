@@ -8,7 +8,6 @@ linear. Units are the instance's (``--time-unit``, ``--memory-unit``).
 from __future__ import annotations
 
 import csv
-import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from schedopt.formats.limits import Limits
 from schedopt.importers.drafts import Draft, Imported, Wanted, imported
 from schedopt.importers.files import number_of, read_text, wrong
 from schedopt.instance import Number
+from schedopt.nearest import nearest
 
 _COSTS = tuple(CostFields.model_fields)
 _DEVICE = "device"
@@ -101,8 +101,8 @@ def _rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
 def _columns(header: Sequence[str], path: Path) -> list[str]:
     for index, column in enumerate(header):
         if column not in _KNOWN:
-            near = difflib.get_close_matches(column[:40], _KNOWN, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"known: {listed(_KNOWN)}"
+            near = nearest(column, _KNOWN, cutoff=0.5)
+            hint = f"did you mean {near}?" if near else f"known: {listed(_KNOWN)}"
             raise wrong(path, "line 1", column, f"is an unknown column; {hint}")
         if column in header[:index]:
             raise wrong(path, "line 1", column, "is a second column of this name")

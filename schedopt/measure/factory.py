@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from schedopt.errors import MeasurementError
 from schedopt.measure.sample import Loss, StageUnderTest
-from schedopt.measure.user_code import raised
+from schedopt.measure.user_code import running_user_code
 
 Factory = Callable[..., object]
 
@@ -39,11 +39,8 @@ def import_factory(name: str) -> Factory:
         raise MeasurementError(msg)
     if "" not in sys.path:
         sys.path.insert(0, "")
-    try:
+    with running_user_code(f"--factory {name}: cannot be imported:"):
         module = import_module(module_name)
-    except Exception as error:
-        msg = f"--factory {name}: cannot be imported: {raised(error)}"
-        raise MeasurementError(msg) from error
     function = getattr(module, function_name, None)
     if not callable(function):
         msg = f"--factory {name}: {module_name} has no function {function_name}"
@@ -90,11 +87,8 @@ def factory_stage(
         If it fails, or returns something else than a module, inputs and perhaps a loss.
     """
     torch.manual_seed(0)
-    try:
+    with running_user_code(f"--factory {name}: raised"):
         made = factory() if stage is None else factory(stage, stages)
-    except Exception as error:
-        msg = f"--factory {name}: raised {raised(error)}"
-        raise MeasurementError(msg) from error
     if not isinstance(made, Sequence) or len(made) not in (2, 3):
         raise _wrong(name, made)
     module, example = made[:2]

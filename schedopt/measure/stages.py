@@ -13,7 +13,7 @@ from schedopt.measure.kfac import LayerKfac, kfac_of
 from schedopt.measure.memory import StageMemory, stage_memory
 from schedopt.measure.sample import Microbatch, StageUnderTest
 from schedopt.measure.timing import Spread, time_ops
-from schedopt.measure.user_code import raised
+from schedopt.measure.user_code import running_user_code
 
 SCATTERED = 0.25
 """A quartile range above this share of the median is worth a warning."""
@@ -127,19 +127,17 @@ def measure_stages(
 def measure_stage(stage: StageUnderTest, settings: Settings) -> StageProfile:
     """Times, memory and, if wanted, K-FAC's work of one stage."""
     device, warmup, repetitions = settings.device, settings.warmup, settings.repetitions
-    try:
-        times = time_ops(stage, device, warmup, repetitions)
-        memory = stage_memory(stage, device)
-        kfac = kfac_of(stage, device, warmup, repetitions) if settings.with_kfac else ()
-        microbatch = Microbatch(stage)
-        microbatch.receive_inputs()
-        microbatch.forward()
-    except torch.cuda.OutOfMemoryError:
-        msg = f"{stage.name}: does not fit on {device}; make the microbatch smaller"
-        raise MeasurementError(msg) from None
-    except MeasurementError:
-        raise
-    except Exception as error:  # whatever the user's modules raise
-        msg = f"{stage.name}: cannot be run: {raised(error)}"
-        raise MeasurementError(msg) from error
+    kfac: tuple[LayerKfac, ...] = ()
+    with running_user_code(f"{stage.name}: cannot be run:"):
+        try:
+            times = time_ops(stage, device, warmup, repetitions)
+            memory = stage_memory(stage, device)
+            if settings.with_kfac:
+                kfac = kfac_of(stage, device, warmup, repetitions)
+            microbatch = Microbatch(stage)
+            microbatch.receive_inputs()
+            microbatch.forward()
+        except torch.cuda.OutOfMemoryError:
+            msg = f"{stage.name}: does not fit on {device}; make the microbatch smaller"
+            raise MeasurementError(msg) from None
     return StageProfile(stage.name, times, memory, microbatch.output_bytes, kfac)

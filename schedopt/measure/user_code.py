@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
+from schedopt.errors import MeasurementError
+
 _NOT_THE_USERS = (Path(torch.__file__).parent, Path(__file__).parent)
+
+
+@contextmanager
+def running_user_code(what: str) -> Iterator[None]:
+    """Run what the user wrote; whatever it raises becomes one line, ``what`` first.
+
+    Raises
+    ------
+    MeasurementError
+        If it raises anything; measurement errors pass as they are.
+    """
+    try:
+        yield
+    except MeasurementError:
+        raise
+    except Exception as error:  # a person's own code may raise whatever it likes
+        msg = f"{what} {raised(error)}"
+        raise MeasurementError(msg) from error
 
 
 def raised(error: BaseException) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import replace
 
 from schedopt.errors import RuntimeNameError
+from schedopt.nearest import did_you_mean
 from schedopt.runtimes.profile import (
     Evidence,
     FirstStage,
@@ -151,7 +151,6 @@ def profile_of(name: str) -> RuntimeProfile:
     """
     if name in PROFILES:
         return PROFILES[name]
-    near = difflib.get_close_matches(name.lower()[:40], PROFILES, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = did_you_mean(name.lower(), PROFILES)
     msg = f"{name[:40]!r} is not a runtime known here: {', '.join(PROFILES)}{hint}"
     raise RuntimeNameError(msg)

@@ -17,6 +17,7 @@ from schedopt.schedule import Schedule
 from schedopt.search.anneal import Annealing, anneal
 from schedopt.search.climbing import Climber
 from schedopt.search.grid import Grid
+from schedopt.search.guided import Rule
 from schedopt.search.rehearsal import with_fewer_microbatches
 from schedopt.search.tables import ends_of, schedule_of, tables_of
 
@@ -88,6 +89,7 @@ class Searcher:
         self._windows: Windows | None = None
         self._rules_only = rules_only
         self._rehearsal: Searcher | None = None
+        self._rehearsing: Iterator[str] = iter(())
         self.spent = 0.0
         if len(problem.ops) > _ANNEAL_UP_TO:
             shorter = with_fewer_microbatches(problem)
@@ -106,9 +108,13 @@ class Searcher:
 
     @property
     def _anneals(self) -> bool:
-        if self._guiding is None:
-            return not self._rules_only
-        return not self._rules_only and len(self._problem.ops) <= _ANNEAL_UP_TO
+        few = len(self._problem.ops) <= _ANNEAL_UP_TO
+        return not self._rules_only and (few or self._guiding is None)
+
+    @property
+    def rules(self) -> list[Rule]:
+        """The guided greedy's best rules so far."""
+        return self._climber.rules
 
     @property
     def best_makespan(self) -> int | None:
@@ -136,11 +142,15 @@ class Searcher:
         yield from self._rehearse()
         yield from self._draw()
         for number in count():
+            begun = self.spent
             yield from self._climb(number)
             yield from self._rehearse()
             yield from self._renew_windows()
             if self._anneals:
                 yield from self._anneal(number)
+            elif self.spent == begun:
+                self.spent += _REHEARSAL_S  # so that who counts it gets to an end
+                yield "nothing"
 
     # -- greedy rules -------------------------------------------------------------
 
@@ -191,13 +201,15 @@ class Searcher:
         rehearsal, windows = self._rehearsal, self._guiding
         if rehearsal is None or windows is None:
             return
+        if rehearsal.best_makespan is None and self.best is not None:
+            rehearsal.learn(self.best)  # of a schedule, its first microbatches are one
         until = rehearsal.spent + _REHEARSAL_S
         for name in self._rehearsing:
             yield name
             if rehearsal.spent > until:
                 break
         self.spent += rehearsal.spent - until + _REHEARSAL_S
-        for rule in rehearsal._climber.rules:  # noqa: SLF001 - of its own kind
+        for rule in rehearsal.rules:
             self._keep(self._climber.adopt(windows, rule, compile_loops=self._compile))
             self._spend_guided()
             yield "guided"

@@ -230,6 +230,8 @@ class _Worker:
             return True
         windows = destructive.windows_by(target)
         if windows is None:
+            if destructive.lower_bound > low:
+                _answer(bound=destructive.lower_bound)
             return True
         found = dive(self._graph, windows.windows(), target, self._effort(task))
         if found.schedule is not None:
@@ -237,7 +239,7 @@ class _Worker:
         elif found.is_refuted:
             destructive.refute(target)
             _answer(bound=destructive.lower_bound)
-        return True
+        return found.applies
 
     def _project(self, task: Task, incumbent: Schedule | None) -> bool:
         from schedopt.cpsat import project_bound  # noqa: PLC0415 - ortools loads slowly
