@@ -1,0 +1,95 @@
+"""Figures in prose are those of the committed records."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "results"
+
+
+def prose(path: Path) -> str:
+    return re.sub(r"\s+", " ", path.read_text(encoding="utf-8"))
+
+
+def records(study: str) -> list[dict[str, Any]]:
+    text = (RESULTS / study / "records.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_the_peers_grid() -> None:
+    rows = records("peers")
+    optimal = [row for row in rows if row["status"] == "optimal"]
+    ample = [
+        row
+        for row in rows
+        if "-v2-" not in row["instance"]
+        and float(re.findall(r"mem([\d.]+)-", row["instance"])[0]) >= 1
+    ]
+    assert all(row in optimal for row in ample)
+    for page in (ROOT / "README.md", RESULTS / "peers" / "README.md"):
+        assert f"f {len(rows)} instances none" in prose(page)
+        assert f"{len(optimal)} are proven" in prose(page) or (
+            f"{len(optimal)} proven optimal, all {len(ample)} with one" in prose(page)
+        )
+    # V-Min at half the memory: points of bubble, from ... to ... .
+    with (RESULTS / "peers" / "peers.csv").open() as file:
+        peers = {(c["devices"], c["microbatches"]): c for c in csv.DictReader(file)}
+    work_ns = 18_522_000 + 18_086_000 + 9_337_000
+    gains = []
+    for row in rows:
+        size = re.fullmatch(r"zero-bubble-v2-P(\d+)-m(\d+)-mem0.5.*", row["instance"])
+        if size and peers[size[1], size[2]]["V-Min"]:
+            bubble = 100 * (1 - int(size[2]) * work_ns / row["value"])
+            gains.append(float(peers[size[1], size[2]]["V-Min"]) - bubble)
+    assert (round(min(gains)), round(max(gains))) == (3, 13)
+    assert "3 to 13 points" in prose(ROOT / "README.md")
+
+
+def test_the_known_cases() -> None:
+    text = (RESULTS / "known-cases" / "known.json").read_text(encoding="utf-8")
+    known = json.loads(text)
+    rows = {row["instance_sha256"]: row for row in records("known-cases")}
+    assert rows.keys() == known.keys()
+    above = []
+    for sha256, case in known.items():
+        best = case.get("optimum", case.get("best_known"))
+        if "optimum" in case:
+            assert rows[sha256]["value"] == rows[sha256]["lower_bound"] == best
+        if rows[sha256]["value"] > best:
+            above.append(rows[sha256]["value"] / best - 1)
+    reached = f"best value known in {len(known) - len(above)} of {len(known)}"
+    assert reached in prose(ROOT / "README.md")
+    said = " and ".join(f"{part:.2%}".replace("%", " %") for part in sorted(above))
+    assert f"{said} above" in prose(RESULTS / "known-cases" / "README.md")
+
+
+def test_solver_quality() -> None:
+    rows = [
+        row
+        for row in records("solver-quality")
+        if "lat185" not in row["instance"] and "whole" not in row["instance"]
+    ]
+    two = [row for row in rows if re.search("(v|looped)2-", row["instance"])]
+    one = [row for row in rows if row not in two]
+    assert median(row["gap"] for row in one) == 0
+    largest = max(row["gap"] for row in two)
+    assert (
+        "one stage per device: median gap 0 %; two stages per device at tight memory:"
+        f" up to {100 * largest:.1f} %" in prose(ROOT / "README.md")
+    )
+
+
+def test_runtime_fidelity() -> None:
+    with (RESULTS / "runtime-fidelity" / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    errors = [
+        abs(float(row["measured_s"]) / float(row["predicted_s"]) - 1) for row in rows
+    ]
+    assert max(errors) <= 0.03
+    assert f"within 3 % on {len(rows)} schedules" in prose(ROOT / "README.md")
