@@ -100,6 +100,93 @@ FINITE_OBJECTIVES = tuple(o for o in Objective if o.of_finite is o)
 """The objectives that measure a finite schedule."""
 
 
+class Inversion(StrEnum):
+    """How the two devices that hold copies of a stage share its inversions.
+
+    ``halved``: both run every inversion, each for half its duration. ``whole``: one of
+    them runs it, which the optimizer chooses. With one copy there is nothing to share.
+    """
+
+    HALVED = "halved"
+    WHOLE = "whole"
+
+
+class StepBarrier(StrEnum):
+    """What the end of a training step waits for.
+
+    ``device``: a stage is preconditioned once its own gradients are complete.
+    ``everyone``: once those of all stages are, as clipping by the global norm needs.
+    """
+
+    DEVICE = "device"
+    EVERYONE = "everyone"
+
+
+class FactorBarrier(StrEnum):
+    """What an inversion waits for.
+
+    ``factor``: the curvature of its own factor. ``device``: that of all factors of the
+    same side on its device, as in PipeFisher's implementation.
+    """
+
+    FACTOR = "factor"
+    DEVICE = "device"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KfacModule:
+    """``count`` equal linear layers of a stage that K-FAC preconditions.
+
+    Every layer has two Kronecker factors: A of its inputs and B of the gradients of its
+    outputs. Costs are those of one layer.
+
+    Attributes
+    ----------
+    curvature_a, curvature_b : number
+        Duration of a microbatch's share of each factor.
+    inversion_a, inversion_b : number
+        Duration of each factor's inversion.
+    saved_input, saved_gradient : number
+        Memory of a microbatch's inputs and output gradients, which wait for their
+        curvature; the inputs are a part of the stage's ``activation``.
+    factor_a, factor_b : number
+        Memory of each factor; its inverse takes as much.
+    """
+
+    name: str
+    count: int = 1
+    curvature_a: Number
+    curvature_b: Number
+    inversion_a: Number
+    inversion_b: Number
+    saved_input: Number = 0
+    saved_gradient: Number = 0
+    factor_a: Number = 0
+    factor_b: Number = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kfac:
+    """Second-order work: curvature, inversion and preconditioning of the modules.
+
+    ``interval`` is the number of steps from one refresh of the curvature to the next,
+    ``refreshes`` how many of them are unrolled. Each of ``replicas`` data-parallel
+    copies of the pipeline does its equal share of every inversion and of the
+    preconditioning. A collective between n copies takes ``latency`` + (2 (n - 1) / n)
+    bytes / ``bandwidth`` where it reduces to all, half of the bytes' time where it
+    scatters or gathers.
+    """
+
+    interval: int = 1
+    refreshes: int = 1
+    inversion: Inversion = Inversion.HALVED
+    step_barrier: StepBarrier = StepBarrier.EVERYONE
+    factor_barrier: FactorBarrier = FactorBarrier.FACTOR
+    replicas: int = 1
+    latency: Number = 0
+    bandwidth: Number | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageCost:
     """Costs of one stage for one microbatch at speed 1.
@@ -130,6 +217,12 @@ class StageCost:
     parts : tuple of StageCost
         How the stage is cut where a schedule needs several stages per device; empty
         means equal parts.
+    modules : tuple of KfacModule
+        What K-FAC preconditions.
+    precondition : number
+        Duration of preconditioning the stage's gradients, once a step.
+    optimizer_step : number
+        Duration of the optimizer's step.
     """
 
     forward: Number
@@ -145,6 +238,9 @@ class StageCost:
     checkpoint: Number | None = None
     overlap: Number | None = None
     parts: tuple[StageCost, ...] = ()
+    modules: tuple[KfacModule, ...] = ()
+    precondition: Number = 0
+    optimizer_step: Number = 0
 
     @property
     def whole_backward(self) -> Number | None:
@@ -208,6 +304,7 @@ class Instance:
     multiplies the durations of each microbatch. ``resolution`` is the length of a tick
     in time units and of a grain in memory units. ``runtime`` names the runtime
     (``schedopt.runtimes``) whose rules every schedule must keep; empty means none.
+    ``steps`` training steps are unrolled; with ``kfac`` their second-order work too.
     """
 
     name: str
@@ -226,12 +323,18 @@ class Instance:
     objective: Objective = Objective.MAKESPAN
     source: str = ""
     runtime: str = ""
+    steps: int = 1
+    kfac: Kfac | None = None
 
     def device_of(self, stage: int, microbatch: int) -> int:
         """The device on which ``stage`` handles ``microbatch``."""
         if self.placement is Placement.BIDIRECTIONAL and microbatch % 2:
             return len(self.devices) - 1 - stage
         return self.device_of_stage[stage]
+
+    def copies_of(self, stage: int) -> tuple[int, ...]:
+        """The devices that hold ``stage``: one, or two if the pipeline is two-way."""
+        return tuple(dict.fromkeys(self.device_of(stage, copy) for copy in (0, 1)))
 
     def stages_of(self, device: int) -> tuple[int, ...]:
         """The stages whose weights ``device`` holds, in model order."""

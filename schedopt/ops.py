@@ -25,12 +25,30 @@ class OpKind(StrEnum):
     OVERLAP = "OVERLAP_F_B"
     SEND_FORWARD = "SEND_F"
     SEND_BACKWARD = "SEND_B"
+    CURVATURE_A = "CURVATURE_A"
+    CURVATURE_B = "CURVATURE_B"
+    SYNC_CURVATURE = "SYNC_CURVATURE"
+    INVERSION = "INVERSION"
+    REDUCE_GRAD = "REDUCE_GRAD"
+    PRECONDITION = "PRECONDITION"
+    GATHER_GRAD = "GATHER_GRAD"
+    STEP = "STEP"
 
     @property
     def is_compute(self) -> bool:
         """Whether the op computes (as opposed to moving data)."""
-        return self not in (OpKind.SEND_FORWARD, OpKind.SEND_BACKWARD)
+        return self not in _MOVES_DATA
 
+
+_MOVES_DATA = frozenset(
+    {
+        OpKind.SEND_FORWARD,
+        OpKind.SEND_BACKWARD,
+        OpKind.SYNC_CURVATURE,
+        OpKind.REDUCE_GRAD,
+        OpKind.GATHER_GRAD,
+    }
+)
 
 _NOTATION = re.compile(
     r"(?:(?P<step>\d+)@)?(?P<stage>\d+)(?P<kind>[A-Z_]+?)(?P<microbatch>\d+)"
@@ -42,7 +60,11 @@ class Op(NamedTuple):
     """One piece of work, by what names it; durations belong to the op graph.
 
     An ``OVERLAP_F_B`` op is named by its forward; its ``part`` is its backward, so
-    ``0OVERLAP_F_B2:0B1`` runs 0F2 and 0B1 together.
+    ``0OVERLAP_F_B2:0B1`` runs 0F2 and 0B1 together. The work of a stage that belongs to
+    no microbatch (inversion, preconditioning, optimizer step) carries as its
+    ``microbatch`` which copy of the stage does it: 0, or 1 on the way up of a
+    bidirectional pipeline. K-FAC ops name their module and side as the ``part``:
+    ``2CURVATURE_A3:ffn.1``, ``2INVERSION0:ffn.1.A``.
     """
 
     kind: OpKind

@@ -6,13 +6,14 @@ backward runs on the instance derived here; comparisons name its form.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 
 from schedopt.errors import NotApplicableError
 from schedopt.instance import (
     Backward,
     Instance,
+    KfacModule,
     Number,
     Placement,
     StageCost,
@@ -32,6 +33,8 @@ _SHARED = (
     "static_memory",
     "recompute",
     "overlap",
+    "precondition",
+    "optimizer_step",
 )
 
 
@@ -147,10 +150,30 @@ def cut(
         for name in _SHARED
         if (value := getattr(stage, name)) is not None
     }
+    modules = _cut_modules(stage.modules, pieces)
+    costs = {field.name: getattr(stage, field.name) for field in fields(stage)}
     return tuple(
-        replace(stage, parts=(), **{name: found[i] for name, found in shares.items()})
+        StageCost(
+            **costs
+            | {"parts": (), "modules": modules}
+            | {name: found[i] for name, found in shares.items()}
+        )
         for i in range(pieces)
     )
+
+
+def _cut_modules(
+    modules: tuple[KfacModule, ...], pieces: int
+) -> tuple[KfacModule, ...]:
+    """Each part's share of the K-FAC modules, which are not cut themselves."""
+    for module in modules:
+        if module.count % pieces:
+            msg = (
+                f"{module.count} K-FAC modules {module.name} cannot be shared by"
+                f" {pieces} equal parts of a stage; give its parts"
+            )
+            raise NotApplicableError(msg)
+    return tuple(replace(m, count=m.count // pieces) for m in modules)
 
 
 def _merge(stages: tuple[StageCost, ...]) -> StageCost:
@@ -171,6 +194,28 @@ def _merge(stages: tuple[StageCost, ...]) -> StageCost:
         checkpoint=stages[0].checkpoint,
         overlap=_maybe_total([s.overlap for s in stages]),
         parts=stages,
+        modules=_merge_modules(stages),
+        precondition=_total([s.precondition for s in stages]),
+        optimizer_step=_total([s.optimizer_step for s in stages]),
+    )
+
+
+def _merge_modules(stages: tuple[StageCost, ...]) -> tuple[KfacModule, ...]:
+    """The modules of all stages; equal ones of one name are counted together."""
+    counts: dict[KfacModule, int] = {}
+    for module in (module for stage in stages for module in stage.modules):
+        one = replace(module, count=1)
+        counts[one] = counts.get(one, 0) + module.count
+    names = [module.name for module in counts]
+    return tuple(
+        replace(
+            module,
+            count=count,
+            name=module.name
+            if names.count(module.name) == 1
+            else f"{module.name}.{names[:index].count(module.name)}",
+        )
+        for index, (module, count) in enumerate(counts.items())
     )
 
 

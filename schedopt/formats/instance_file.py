@@ -16,6 +16,8 @@ from schedopt.formats.instance_model import (
     CostFields,
     EqualStagesFields,
     InstanceFields,
+    KfacFields,
+    ModuleFields,
     StageFields,
 )
 from schedopt.formats.instance_rules import (
@@ -28,12 +30,14 @@ from schedopt.formats.instance_rules import (
 )
 from schedopt.formats.instance_runtime import recomputed_stages
 from schedopt.formats.limits import Limits
-from schedopt.formats.model import checked
+from schedopt.formats.model import Strict, checked
 from schedopt.formats.reading import read_document
 from schedopt.instance import (
     Communication,
     Device,
     Instance,
+    Kfac,
+    KfacModule,
     Link,
     Number,
     Placement,
@@ -170,6 +174,8 @@ def instance_document(instance: Instance) -> dict[str, Any]:
         "resolution": _number(instance.resolution),
         "objective": instance.objective.value,
         "runtime": instance.runtime or None,
+        "steps": instance.steps,
+        "kfac": None if instance.kfac is None else _kfac_document(instance.kfac),
     }
     left_out: dict[str, Any] = {
         "source": "",
@@ -177,6 +183,8 @@ def instance_document(instance: Instance) -> dict[str, Any]:
         "recompute": [],
         "microbatch_scale": [],
         "runtime": None,
+        "steps": 1,
+        "kfac": None,
     }
     return _without(document, left_out)
 
@@ -211,16 +219,30 @@ def instance_of(fields: InstanceFields) -> Instance:
         objective=fields.objective,
         source=fields.source,
         runtime=fields.runtime or "",
+        steps=fields.steps,
+        kfac=None
+        if fields.kfac is None
+        else Kfac(**{name: getattr(fields.kfac, name) for name in _KFAC}),
     )
 
 
-_COSTS = tuple(CostFields.model_fields)
+_COSTS = tuple(name for name in CostFields.model_fields if name != "modules")
+_MODULE = tuple(ModuleFields.model_fields)
+_KFAC = tuple(KfacFields.model_fields)
 
 
 def _cost(fields: CostFields) -> StageCost:
     parts = fields.parts if isinstance(fields, StageFields) else []
     costs = {name: getattr(fields, name) for name in _COSTS}
-    return StageCost(**costs, parts=tuple(map(_cost, parts)))
+    return StageCost(
+        **costs,
+        parts=tuple(map(_cost, parts)),
+        modules=tuple(map(_module, fields.modules)),
+    )
+
+
+def _module(fields: ModuleFields) -> KfacModule:
+    return KfacModule(**{name: getattr(fields, name) for name in _MODULE})
 
 
 def _stages(fields: InstanceFields) -> tuple[StageCost, ...]:
@@ -334,9 +356,36 @@ def _stage_document(stage: StageCost) -> dict[str, Any]:
         name: _optional(getattr(stage, name)) for name in _COSTS
     }
     document["parts"] = [_stage_document(part) for part in stage.parts]
-    defaults: dict[str, Any] = {
-        name: info.default
-        for name, info in StageFields.model_fields.items()
-        if name != "forward"
+    document["modules"] = [_module_document(module) for module in stage.modules]
+    return _without(document, _defaults(StageFields))
+
+
+def _module_document(module: KfacModule) -> dict[str, Any]:
+    document: dict[str, Any] = {name: getattr(module, name) for name in _MODULE}
+    numbers = {
+        name: _number(value) for name, value in document.items() if name != "name"
     }
-    return _without(document, defaults)
+    return _without(document | numbers, _defaults(ModuleFields))
+
+
+def _kfac_document(kfac: Kfac) -> dict[str, Any]:
+    document = {
+        "interval": kfac.interval,
+        "refreshes": kfac.refreshes,
+        "inversion": kfac.inversion.value,
+        "step_barrier": kfac.step_barrier.value,
+        "factor_barrier": kfac.factor_barrier.value,
+        "replicas": kfac.replicas,
+        "latency": _number(kfac.latency),
+        "bandwidth": _optional(kfac.bandwidth),
+    }
+    return _without(document, _defaults(KfacFields))
+
+
+def _defaults(fields: type[Strict]) -> dict[str, Any]:
+    """The default of every field that has one."""
+    return {
+        name: info.default
+        for name, info in fields.model_fields.items()
+        if not info.is_required()
+    }

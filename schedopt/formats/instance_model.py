@@ -19,9 +19,12 @@ from schedopt.formats.model import (
 from schedopt.instance import (
     Backward,
     CommunicationMode,
+    FactorBarrier,
+    Inversion,
     Number,
     Objective,
     Placement,
+    StepBarrier,
 )
 from schedopt.runtimes import PROFILES
 
@@ -59,6 +62,9 @@ _mode = values.word(CommunicationMode)
 _backward = values.word(Backward).or_null()
 _placement = values.word(tuple(p for p in Placement if p is not Placement.EXPLICIT))
 _objective = values.word(Objective)
+_inversion = values.word(Inversion)
+_step_barrier = values.word(StepBarrier)
+_factor_barrier = values.word(FactorBarrier)
 _recompute = values.word(("none", "full"))
 _runtime = values.word(tuple(PROFILES)).or_null()
 _resolution = values.power_of_ten(-9, 0)
@@ -68,6 +74,82 @@ Resolution = Annotated[Number, _resolution.validator, _resolution.json_schema]
 
 TIME = "time_unit"
 MEMORY = "memory_unit"
+
+
+class ModuleFields(Strict):
+    """Equal linear layers of a stage that K-FAC preconditions; costs of one of them."""
+
+    name: Name = field("what ops call the layers, followed by a number")
+    count: Count = field("how many layers are like this one", unit="layers", default=1)
+    curvature_a: Amount = field(
+        "duration of a microbatch's share of factor A, of the inputs", unit=TIME
+    )
+    curvature_b: Amount = field(
+        "duration of a microbatch's share of factor B, of the output gradients",
+        unit=TIME,
+    )
+    inversion_a: Amount = field("duration of the inversion of factor A", unit=TIME)
+    inversion_b: Amount = field("duration of the inversion of factor B", unit=TIME)
+    saved_input: Amount = field(
+        "the part of the stage's activation that waits for curvature A",
+        unit=MEMORY,
+        default=0,
+    )
+    saved_gradient: Amount = field(
+        "memory that waits for curvature B, from the start of the backward on",
+        unit=MEMORY,
+        default=0,
+    )
+    factor_a: Amount = field(
+        "memory of factor A, and as much for its inverse", unit=MEMORY, default=0
+    )
+    factor_b: Amount = field(
+        "memory of factor B, and as much for its inverse", unit=MEMORY, default=0
+    )
+
+
+class KfacFields(Strict):
+    """Second-order work: curvature, inversion and preconditioning of the modules."""
+
+    interval: Count = field(
+        "from one refresh of the curvature to the next", unit="steps", default=1
+    )
+    refreshes: Count = field(
+        "how many refreshes are unrolled", unit="refreshes", default=1
+    )
+    inversion: Annotated[Inversion, _inversion.validator, _inversion.json_schema] = (
+        field(
+            "how the two copies of a stage share its inversions: both do half of each"
+            " (halved), or one of them does it (whole)",
+            default=Inversion.HALVED,
+        )
+    )
+    step_barrier: Annotated[
+        StepBarrier, _step_barrier.validator, _step_barrier.json_schema
+    ] = field(
+        "what preconditioning waits for: the gradients of all stages (everyone), as"
+        " clipping by the global norm needs, or those of its own (device)",
+        default=StepBarrier.EVERYONE,
+    )
+    factor_barrier: Annotated[
+        FactorBarrier, _factor_barrier.validator, _factor_barrier.json_schema
+    ] = field(
+        "what an inversion waits for: the curvature of its factor (factor), or that of"
+        " all factors of the same side on its device (device)",
+        default=FactorBarrier.FACTOR,
+    )
+    replicas: Count = field(
+        "data-parallel copies of the pipeline, each doing its share of inversion and"
+        " preconditioning",
+        unit="copies",
+        default=1,
+    )
+    latency: Amount = field("time that each collective takes", unit=TIME, default=0)
+    bandwidth: OptionalPositive = field(
+        "bandwidth of collectives; absent means that bytes cost nothing",
+        unit="bytes per second",
+        default=None,
+    )
 
 
 class CostFields(Strict):
@@ -124,6 +206,15 @@ class CostFields(Strict):
         unit=TIME,
         default=None,
     )
+    precondition: Amount = field(
+        "duration of preconditioning the stage's gradients, once a step",
+        unit=TIME,
+        default=0,
+    )
+    optimizer_step: Amount = field(
+        "duration of the optimizer's step", unit=TIME, default=0
+    )
+    modules: list[ModuleFields] = field("what K-FAC preconditions", default=[])
 
 
 class StageFields(CostFields):
@@ -286,6 +377,10 @@ class InstanceFields(Strict):
         "the runtime that will execute the schedule, whose rules then hold; absent"
         " means none",
         default=None,
+    )
+    steps: Count = field("training steps that are unrolled", unit="steps", default=1)
+    kfac: KfacFields | None = field(
+        "second-order work; absent means none", default=None
     )
 
 

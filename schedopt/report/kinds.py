@@ -18,6 +18,14 @@ KIND_WORDS = {
     OpKind.OVERLAP: "forward and backward together",
     OpKind.SEND_FORWARD: "sends forward",
     OpKind.SEND_BACKWARD: "sends backward",
+    OpKind.CURVATURE_A: "curvature of inputs",
+    OpKind.CURVATURE_B: "curvature of output gradients",
+    OpKind.SYNC_CURVATURE: "curvature reduced over copies",
+    OpKind.INVERSION: "inversion",
+    OpKind.REDUCE_GRAD: "gradients reduced over copies",
+    OpKind.PRECONDITION: "preconditioning",
+    OpKind.GATHER_GRAD: "gradients gathered from copies",
+    OpKind.STEP: "optimizer step",
 }
 LETTERS = {
     OpKind.FORWARD: "F",
@@ -28,6 +36,14 @@ LETTERS = {
     OpKind.OVERLAP: "O",
     OpKind.SEND_FORWARD: ">",
     OpKind.SEND_BACKWARD: "<",
+    OpKind.CURVATURE_A: "a",
+    OpKind.CURVATURE_B: "b",
+    OpKind.SYNC_CURVATURE: "s",
+    OpKind.INVERSION: "v",
+    OpKind.REDUCE_GRAD: "r",
+    OpKind.PRECONDITION: "p",
+    OpKind.GATHER_GRAD: "g",
+    OpKind.STEP: "t",
 }
 COLOURS = {
     OpKind.FORWARD: ("#56b4e9", "#8ccdf2"),
@@ -38,4 +54,12 @@ COLOURS = {
     OpKind.OVERLAP: ("#cc79a7", "#e0aac8"),
     OpKind.SEND_FORWARD: ("#bbbbbb", "#dddddd"),
     OpKind.SEND_BACKWARD: ("#bbbbbb", "#dddddd"),
+    OpKind.CURVATURE_A: ("#cc79a7", "#e0aac8"),
+    OpKind.CURVATURE_B: ("#a05a85", "#cc79a7"),
+    OpKind.SYNC_CURVATURE: ("#bbbbbb", "#dddddd"),
+    OpKind.INVERSION: ("#d55e00", "#e88f4d"),
+    OpKind.REDUCE_GRAD: ("#bbbbbb", "#dddddd"),
+    OpKind.PRECONDITION: ("#0072b2", "#4d9dc9"),
+    OpKind.GATHER_GRAD: ("#bbbbbb", "#dddddd"),
+    OpKind.STEP: ("#000000", "#555555"),
 }
