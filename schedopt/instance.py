@@ -123,7 +123,7 @@ class StepBarrier(StrEnum):
 
 
 class FactorBarrier(StrEnum):
-    """What an inversion waits for.
+    """What the reduction of a factor over its copies waits for, and its inversion.
 
     ``factor``: the curvature of its own factor. ``device``: that of all factors of the
     same side on its device, as in PipeFisher's implementation.
@@ -172,9 +172,9 @@ class Kfac:
     ``interval`` is the number of steps from one refresh of the curvature to the next,
     ``refreshes`` how many of them are unrolled. Each of ``replicas`` data-parallel
     copies of the pipeline does its equal share of every inversion and of the
-    preconditioning. A collective between n copies takes ``latency`` + (2 (n - 1) / n)
-    bytes / ``bandwidth`` where it reduces to all, half of the bytes' time where it
-    scatters or gathers.
+    preconditioning. A collective between n copies takes ``latency`` + 2 (n - 1) / n x
+    bytes / ``bandwidth`` where all get all that is reduced (a ring's all-reduce), half
+    of the bytes' time where each gets a share or one gets all.
     """
 
     interval: int = 1
@@ -223,6 +223,8 @@ class StageCost:
         Duration of preconditioning the stage's gradients, once a step.
     optimizer_step : number
         Duration of the optimizer's step.
+    gradient_bytes : number
+        Size of the stage's gradients, which its copies reduce and gather once a step.
     """
 
     forward: Number
@@ -241,6 +243,7 @@ class StageCost:
     modules: tuple[KfacModule, ...] = ()
     precondition: Number = 0
     optimizer_step: Number = 0
+    gradient_bytes: Number = 0
 
     @property
     def whole_backward(self) -> Number | None:

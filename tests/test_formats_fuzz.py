@@ -14,6 +14,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_formats_instance import EQUAL, FULL, SMALL, read
+from test_kfac_format import TRAINING
 
 from schedopt.errors import FormatError, InstanceError
 from schedopt.formats import (
@@ -28,7 +29,7 @@ from schedopt.formats import (
     schedule_from_document,
 )
 
-EXAMPLES = [SMALL, EQUAL, FULL]
+EXAMPLES = [SMALL, EQUAL, FULL, TRAINING]
 UNSOLVED = schedule_document(
     read(SMALL),
     None,
@@ -60,6 +61,8 @@ scalars = st.one_of(
 words = st.sampled_from(
     sorted(
         {*SMALL, *EQUAL, *FULL, *FULL["stages"][0], "from", "split", "v", "F", "0F0"}
+        | {*TRAINING, *TRAINING["kfac"], *TRAINING["stages"][0]["modules"][0]}
+        | {"whole", "everyone", "ffn.0", "ffn.1"}
     )
 )
 values = st.recursive(

@@ -14,6 +14,7 @@ import schedopt.formats
 from schedopt.formats import load_instance, reference_tables
 from schedopt.formats.instance_model import InstanceFields
 from schedopt.formats.reference import MODELS
+from schedopt.instance import Kfac
 
 PAGE = Path(__file__).parent.parent / "docs" / "formats.md"
 
@@ -46,12 +47,15 @@ def test_units_and_defaults_are_in_the_table() -> None:
     assert len(table.splitlines()) == 2 + len(InstanceFields.model_fields)
 
 
-def test_example_of_the_page_is_an_instance(tmp_path: Path) -> None:
-    (example,) = re.findall(
+def test_examples_of_the_page_are_instances(tmp_path: Path) -> None:
+    examples = re.findall(
         r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL
     )
-    instance = load_instance(write(tmp_path, example))
-    assert (len(instance.stages), instance.microbatches) == (4, 8)
+    least, kfac = (load_instance(write(tmp_path, example)) for example in examples)
+    assert (len(least.stages), least.microbatches) == (4, 8)
+    assert kfac.steps == 4
+    assert kfac.kfac == Kfac(interval=2, refreshes=2)
+    assert sum(module.count for module in kfac.stages[3].modules) == 6
 
 
 def test_every_public_name_exists() -> None:

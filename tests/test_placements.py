@@ -53,7 +53,9 @@ from tests.solve_helpers import pipeline
 
 SHORT = SolveParameters(time_limit_s=0.5, reproducible=True, workers=1)
 TIMES = ("forward", "backward", "backward_input", "backward_weight", "recompute")
+TIMES += ("precondition", "optimizer_step")
 SIZES = ("activation", "activation_until_input", "input_gradient", "static_memory")
+SIZES += ("gradient_bytes",)
 
 
 def stages_of(count: int, **changes: Any) -> tuple[StageCost, ...]:
@@ -250,6 +252,9 @@ def test_a_cut_loses_no_time_and_no_memory(
         input_gradient=3,
         static_memory=11,
         recompute=3,
+        precondition=5,
+        optimizer_step=3,
+        gradient_bytes=7,
         output_bytes=5,
     )
     heavy = replace(odd, forward=101)
@@ -267,7 +272,7 @@ def test_a_cut_loses_no_time_and_no_memory(
 
 
 def test_every_cost_is_either_shared_or_named_here() -> None:
-    kept = {"output_bytes", "checkpoint", "overlap", "parts"}
+    kept = {"output_bytes", "checkpoint", "overlap", "parts", "modules"}
     assert {field.name for field in fields(StageCost)} == kept | {*TIMES, *SIZES}
 
 

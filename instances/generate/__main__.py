@@ -8,6 +8,7 @@ from pathlib import Path
 from instances.generate import (
     pipedream,
     pipefisher,
+    pipefisher_kfac,
     quickstart,
     sailor,
     table,
@@ -24,16 +25,16 @@ def main() -> None:
     data: Path = parser.parse_args().data
     target = Path(__file__).resolve().parent.parent
     drafts = all_drafts(data)
-    for draft in drafts:
+    for draft in (*drafts, *pipefisher_kfac.drafts()):
         path = target / draft.family / f"{draft.name}.yaml"
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(draft.text())
     readme = target / "README.md"
     readme.write_text(table.with_table(readme.read_text(), drafts))
 
 
 def all_drafts(data: Path) -> list[Draft]:
-    """Every instance, in the order of the README's table."""
+    """Every instance of the README's table, in its order."""
     from_vocabulary = list(vocabulary.drafts(data))
     drafts = [
         quickstart.draft(from_vocabulary),

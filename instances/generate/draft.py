@@ -16,7 +16,10 @@ Stage = Mapping[str, Number]
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """One instance file; ``notes`` are paragraphs for the comment at its top."""
+    """One instance file; ``notes`` are paragraphs for the comment at its top.
+
+    ``modules`` are what K-FAC preconditions in each stage; the stages are equal then.
+    """
 
     family: str
     name: str
@@ -31,6 +34,8 @@ class Draft:
     placement: str = "linear"
     memory_limit: Number | None = None
     communication: Mapping[str, Any] = field(default_factory=dict)
+    modules: Sequence[Mapping[str, str | Number]] = ()
+    kfac: Mapping[str, str | Number] | None = None
 
     @property
     def device_count(self) -> int:
@@ -60,6 +65,9 @@ class Draft:
         lines += [f"placement: {self.placement}", f"backward: {self.backward}"]
         lines += self._communication()
         lines += self._stages()
+        if self.kfac is not None:
+            pairs = (f"{key}: {_scalar(value)}" for key, value in self.kfac.items())
+            lines.append(f"kfac: {{{', '.join(pairs)}}}")
         return "\n".join(lines) + "\n"
 
     def _devices(self) -> list[str]:
@@ -82,8 +90,14 @@ class Draft:
     def _stages(self) -> list[str]:
         if len(self.stages) > 1 and all(s == self.stages[0] for s in self.stages):
             equal = {"count": len(self.stages), **self.stages[0]}
-            return ["stages:", *(f"  {k}: {_scalar(v)}" for k, v in equal.items())]
+            costs = [f"  {key}: {_scalar(value)}" for key, value in equal.items()]
+            return ["stages:", *costs, *self._modules()]
+        assert not self.modules
         return ["stages:", *(line for stage in self.stages for line in _item(stage))]
+
+    def _modules(self) -> list[str]:
+        items = [f"  {line}" for module in self.modules for line in _item(module)]
+        return ["  modules:", *items] if items else []
 
 
 def mebibytes(size: Number) -> Number:

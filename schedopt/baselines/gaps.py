@@ -138,11 +138,11 @@ class _Memory:
         self.lasting: dict[_Key, bool] = {}
         self.templates: dict[_Key, list[_Template]] = {}
         for op, data in graph.data.items():
-            if op.microbatch < self.directions:
+            if op.microbatch < self.directions and not op.step:
                 self.lasting[op.kind, op.stage, op.microbatch] = data.duration > 0
         for buffer in graph.buffers:
             maker = buffer.maker
-            if maker.microbatch >= self.directions or not buffer.size:
+            if maker.step or maker.microbatch >= self.directions or not buffer.size:
                 continue
             users = tuple(
                 (user.kind, user.stage)
@@ -195,6 +195,8 @@ def _taken(
     """The slots that are taken, first come first served."""
     directions = _directions(instance)
     wanted = _wanted(instance)
+    # The only microbatch of a two-way pipeline runs down, and odd slots run up.
+    runs_down = instance.placement is Placement.BIDIRECTIONAL and directions == 1
     limits = [*room.sizes, *room.counts]
     places = [1] * len(limits)
     for held in held_by_slot:
@@ -206,7 +208,7 @@ def _taken(
     for slot, held in enumerate(held_by_slot):
         way, other = slot % directions, (slot + 1) % directions
         ahead = counts[way] > counts[other] and counts[other] < wanted[other]
-        if counts[way] == wanted[way] or ahead:
+        if counts[way] == wanted[way] or ahead or (runs_down and slot % 2):
             continue
         limited = [(h, limit) for h in held if (limit := limits[h.device]) is not None]
         for (device, first, last, size), _ in limited:

@@ -5,6 +5,8 @@ duration). A microbatch is a digit in its forward, a small letter in its whole o
 backward (``a`` is microbatch 0), a capital letter in its weight backward and ``*`` in
 its recomputation; it is written once per unit that the op lasts. ``.`` is idle. Where a
 microbatch passes a device several times, the number of the pass follows the character.
+Work of K-FAC is ``(`` for the curvature of inputs, ``)`` for that of output gradients,
+``^`` for an inversion and ``%`` for preconditioning; ``|`` is the optimizer's step.
 
 The docstring of a baseline's module shows one, which the tests draw again: after "4
 devices, 8 microbatches::" an indented block of exactly what ``picture`` gives for equal
@@ -27,6 +29,11 @@ _SYMBOLS = {
     OpKind.BACKWARD_WEIGHT: string.ascii_uppercase,
     OpKind.RECOMPUTE: "*" * 10,
     OpKind.OVERLAP: "&" * 10,
+    OpKind.CURVATURE_A: "(" * 10,
+    OpKind.CURVATURE_B: ")" * 10,
+    OpKind.INVERSION: "^" * 10,
+    OpKind.PRECONDITION: "%" * 10,
+    OpKind.STEP: "|" * 10,
 }
 
 

@@ -84,7 +84,7 @@ def _run(
 ) -> BaselineRun:
     """The published form, or one that holds less, on a derived instance."""
     graph = _graph_of(derived)
-    schedule = _replay(graph, _as_built(words, derived))
+    schedule = _replay(graph, _as_built(words, derived), derived.steps)
     cap = None
     fits = _fits(schedule)
     if not fits:
@@ -131,7 +131,7 @@ def _of_family(baseline: Baseline, derived: Instance, graph: OpGraph) -> _Found 
     fitting = _largest(sizes, lambda size: not exceed_a_limit(graph, words_of(size)))
     for size in reversed(sizes[: sizes.index(fitting) + 1] if fitting else ()):
         words = words_of(size)
-        schedule = _replay(graph, words)
+        schedule = _replay(graph, words, derived.steps)
         if _fits(schedule):  # transfers may hold more than the words say
             return words, schedule
     return None
@@ -170,7 +170,7 @@ def _with_gaps(
         words = words_with_gaps(words_of, derived, graph, room)
         if words is None:
             return None
-        schedule = _replay(graph, words)
+        schedule = _replay(graph, words, derived.steps)
         if _fits(schedule):
             return words, schedule
         # What transfers hold shows in the replay only: leave out more slots.
@@ -202,15 +202,43 @@ def _fewer(held: list[int], schedule: Schedule) -> list[int | None] | None:
     ]
 
 
-def _replay(graph: OpGraph, words: Words) -> Schedule:
+def _replay(graph: OpGraph, words: Words, steps: int) -> Schedule:
+    """The words in every training step; all else as early as it can run beside them."""
+    owners = _owners(graph)
     sequences = {
-        Stream(StreamKind.COMPUTE, device): word
+        Stream(StreamKind.COMPUTE, device): tuple(
+            op
+            for step in range(steps)
+            for op in (
+                *(op._replace(step=step) for op in word),
+                *owners.get((step, device), ()),
+            )
+        )
         for device, word in enumerate(words)
         if word
     }
-    if sum(map(len, words)) == len(graph.ops):
+    if sum(map(len, sequences.values())) == len(graph.ops):
         return simulate(graph, Order(sequences))  # nothing to dispatch
     return simulate(graph, dispatch(graph, sequences))
+
+
+def _owners(graph: OpGraph) -> dict[tuple[int, int], list[Op]]:
+    """Who runs the inversions that one copy of a stage runs, by step and device.
+
+    The copies take turns. Words say nothing of K-FAC: these come after all of a step's.
+    """
+    owners: dict[tuple[int, int], list[Op]] = {}
+    optional: dict[str, Op] = {
+        data.literal: op
+        for op, data in graph.data.items()
+        if data.literal is not None and op.kind is OpKind.INVERSION
+    }
+    for number, choice in enumerate(
+        c for c in graph.choices if c.literals[0] in optional
+    ):
+        op = optional[choice.literals[number % len(choice.literals)]]
+        owners.setdefault((op.step, graph.data[op].device), []).append(op)
+    return owners
 
 
 def _as_built(words: Words, instance: Instance) -> Words:

@@ -69,7 +69,10 @@ def least_peaks(graph: OpGraph) -> tuple[int, ...]:
 def _signature(graph: OpGraph, ops: list[Op], buffers: list[Buffer]) -> object:
     """What decides a microbatch's least peaks: equal for equal microbatches."""
     return (
-        tuple((op.kind, op.stage, graph.data[op].device) for op in ops),
+        tuple(
+            (op.kind, op.stage, graph.data[op].device, graph.data[op].duration > 0)
+            for op in ops
+        ),
         tuple((buffer.device, buffer.size) for buffer in buffers),
     )
 
@@ -80,7 +83,9 @@ def _peaks_of(graph: OpGraph, ops: list[Op], buffers: list[Buffer]) -> tuple[int
     certain = [device.static for device in graph.devices]
     by_literal: dict[str, list[int]] = {}
     for op in ops:
-        levels = _levels_during(graph, op, buffers, reach)
+        levels = [device.static for device in graph.devices]
+        if graph.data[op].duration:  # else nothing is alive for any time during it
+            levels = _levels_during(graph, op, buffers, reach)
         literal = graph.data[op].literal
         if literal is None:
             certain = list(map(max, certain, levels))
@@ -111,7 +116,8 @@ def _levels_during(
             for user in buffer.users
             if user in reach and graph.data[user].literal not in excluded
         ]
-        if users and all(user in reach[op] for user in users):
+        certain = users and all(user in reach[op] for user in users)
+        if certain or op == buffer.maker:
             alive.add(index)
     own = graph.data[op].literal
     optional: dict[str, list[int]] = {}

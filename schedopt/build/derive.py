@@ -35,6 +35,7 @@ _SHARED = (
     "overlap",
     "precondition",
     "optimizer_step",
+    "gradient_bytes",
 )
 
 
@@ -111,9 +112,9 @@ def derive(instance: Instance, form: Form) -> Instance:
 
 
 def _regroup(instance: Instance, count: int) -> tuple[StageCost, ...]:
-    stages = instance.stages
-    if count == len(stages):
-        return stages
+    if count == len(instance.stages):
+        return instance.stages
+    stages = worked_on(instance)
     if count % len(stages) == 0:
         pieces = count // len(stages)
         return tuple(part for stage in stages for part in cut(stage, pieces))
@@ -132,6 +133,23 @@ def _regroup(instance: Instance, count: int) -> tuple[StageCost, ...]:
         )
     msg = f"{len(stages)} stages cannot be cut or merged into {count} equal groups"
     raise NotApplicableError(msg)
+
+
+def worked_on(instance: Instance) -> tuple[StageCost, ...]:
+    """The stages, without their modules where no second-order work needs them.
+
+    So what could not be shared by parts is in nobody's way.
+    """
+    if instance.kfac is not None:
+        return instance.stages
+    return tuple(map(_without_modules, instance.stages))
+
+
+def _without_modules(stage: StageCost) -> StageCost:
+    if not any(cost.modules for cost in (stage, *stage.parts)):
+        return stage
+    parts = tuple(map(_without_modules, stage.parts))
+    return replace(stage, modules=(), parts=parts)
 
 
 def cut(
@@ -165,12 +183,13 @@ def cut(
 def _cut_modules(
     modules: tuple[KfacModule, ...], pieces: int
 ) -> tuple[KfacModule, ...]:
-    """Each part's share of the K-FAC modules, which are not cut themselves."""
+    """Each part's share of the modules, whose layers are not cut themselves."""
     for module in modules:
         if module.count % pieces:
+            layers = "layer" if module.count == 1 else "layers"
             msg = (
-                f"{module.count} K-FAC modules {module.name} cannot be shared by"
-                f" {pieces} equal parts of a stage; give its parts"
+                f"{module.count} {layers} of module {module.name} cannot be shared"
+                f" equally by {pieces} parts of a stage; give the stage its parts"
             )
             raise NotApplicableError(msg)
     return tuple(replace(m, count=m.count // pieces) for m in modules)
@@ -193,10 +212,12 @@ def _merge(stages: tuple[StageCost, ...]) -> StageCost:
         recompute=_maybe_total([s.recompute for s in stages]),
         checkpoint=stages[0].checkpoint,
         overlap=_maybe_total([s.overlap for s in stages]),
-        parts=stages,
+        # Parts have no parts of their own in a file.
+        parts=tuple(replace(s, parts=()) if s.parts else s for s in stages),
         modules=_merge_modules(stages),
         precondition=_total([s.precondition for s in stages]),
         optimizer_step=_total([s.optimizer_step for s in stages]),
+        gradient_bytes=_total([s.gradient_bytes for s in stages]),
     )
 
 
@@ -206,17 +227,26 @@ def _merge_modules(stages: tuple[StageCost, ...]) -> tuple[KfacModule, ...]:
     for module in (module for stage in stages for module in stage.modules):
         one = replace(module, count=1)
         counts[one] = counts.get(one, 0) + module.count
-    names = [module.name for module in counts]
-    return tuple(
-        replace(
-            module,
-            count=count,
-            name=module.name
-            if names.count(module.name) == 1
-            else f"{module.name}.{names[:index].count(module.name)}",
-        )
-        for index, (module, count) in enumerate(counts.items())
-    )
+    merged: list[KfacModule] = []
+    names: set[str] = set()
+    layers: set[str] = set()
+    for module, count in counts.items():
+        named = replace(module, count=count)
+        number = 1
+        while named.name in names or not layers.isdisjoint(_layers(named)):
+            number += 1
+            named = replace(named, name=f"{module.name}-{number}")
+        merged.append(named)
+        names.add(named.name)
+        layers.update(_layers(named))
+    return tuple(merged)
+
+
+def _layers(module: KfacModule) -> list[str]:
+    """What the builder calls the layers of a module."""
+    if module.count == 1:
+        return [module.name]
+    return [f"{module.name}.{number}" for number in range(module.count)]
 
 
 def _recompute(instance: Instance, count: int) -> frozenset[int]:

@@ -40,6 +40,11 @@ def build_graph(instance: Instance) -> OpGraph:
     return _Pipeline(instance).graph()
 
 
+def activation_name(stage: int, microbatch: int) -> str:
+    """What the buffer is called that holds a stage's activation to its last op."""
+    return f"activation {stage}.{microbatch}"
+
+
 class _Pipeline:
     """Collects ops, edges, buffers and choices of one instance."""
 
@@ -214,7 +219,7 @@ class _Pipeline:
             else 0
         )
         kept = self._grains(cost.activation) - self._grains(until_input)
-        self._buffer(f"activation {name}", device, kept, first, last)
+        self._buffer(activation_name(stage, microbatch), device, kept, first, last)
         self._buffer(
             f"activation until input {name}",
             device,
@@ -318,7 +323,7 @@ class _Pipeline:
                 value = cost.forward if cost.recompute is None else cost.recompute
             case OpKind.OVERLAP:
                 value, scale = self._overlap_cost(stage, scale, part)
-            case OpKind.SEND_FORWARD | OpKind.SEND_BACKWARD:
+            case _:
                 value = None
         if value is None:
             msg = f"stage {stage} has no duration for {kind.value}"

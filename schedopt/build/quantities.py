@@ -33,6 +33,16 @@ def memory_units_of_bytes(count: Number, units: Units) -> Fraction:
     return exact(count) / _BYTES[units.memory]
 
 
+def bytes_of_memory_units(size: Number, units: Units) -> Fraction:
+    """A size in the user's memory unit in bytes."""
+    return exact(size) * _BYTES[units.memory]
+
+
+def in_time_units(seconds: Fraction, units: Units) -> Fraction:
+    """A time in seconds in the user's time unit."""
+    return seconds * _SECONDS[units.time]
+
+
 def transfer_time(
     communication: Communication, source: int, target: int, count: Number, unit: str
 ) -> Fraction:

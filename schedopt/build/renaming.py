@@ -50,10 +50,13 @@ def numbers_are_free(instance: Instance, schedule: Schedule) -> bool:
     """Whether all microbatches are equal, so that they may swap their numbers.
 
     They are not where each has its own scale, or its own direction, or where an op
-    joins two of them.
+    joins two of them; nor where there are ops that belong to none, as those of K-FAC
+    and the optimizer's steps, whose numbers mean copies of a stage.
     """
     return (
-        has_equal_microbatches(instance)
+        instance.steps == 1
+        and instance.kfac is None
+        and has_equal_microbatches(instance)
         and instance.placement is not Placement.BIDIRECTIONAL
         and not any(op.kind is OpKind.OVERLAP for op in schedule.start)
     )

@@ -38,7 +38,17 @@ _COLOUR_NAMES = {
     OpKind.OVERLAP: "rail_animation",
     OpKind.SEND_FORWARD: "grey",
     OpKind.SEND_BACKWARD: "grey",
+    OpKind.CURVATURE_A: "olive",
+    OpKind.CURVATURE_B: "olive",
+    OpKind.SYNC_CURVATURE: "grey",
+    OpKind.INVERSION: "generic_work",
+    OpKind.REDUCE_GRAD: "grey",
+    OpKind.PRECONDITION: "good",
+    OpKind.GATHER_GRAD: "grey",
+    OpKind.STEP: "startup",
 }
+_OUTPUTS = (OpKind.FORWARD, OpKind.SEND_FORWARD)
+_FACTORS = (OpKind.CURVATURE_A, OpKind.CURVATURE_B, OpKind.SYNC_CURVATURE)
 _INSIDE = 0.001  # of a slice's length, from its edge to the end of an arrow
 
 
@@ -151,9 +161,8 @@ def _arrows(
         and set(data[edge.before].streams).isdisjoint(data[edge.after].streams)
     )
     for number, (before, after, _) in enumerate(waits, start=1):
-        forward = before.kind in (OpKind.FORWARD, OpKind.SEND_FORWARD)
         common = {
-            "name": "output" if forward else "gradient",
+            "name": _passed_on_by(before.kind),
             "cat": "transfer",
             "id": number,
         }
@@ -169,6 +178,13 @@ def _arrows(
                 "tid": thread,
             }
             yield event | ({"bp": "e"} if phase == "f" else {})
+
+
+def _passed_on_by(kind: OpKind) -> str:
+    """What the ops that wait for an op of this kind get."""
+    if kind in _OUTPUTS:
+        return "output"
+    return "factor" if kind in _FACTORS else "gradient"
 
 
 def _counters(schedule: Schedule) -> Iterator[Event]:

@@ -34,9 +34,9 @@ class BrokenRule(NamedTuple):
     Attributes
     ----------
     rule : str
-        Its short name: ``placement``, ``devices``, ``microbatches``, ``overlap``,
-        ``backward form``, ``recompute``, ``microbatch order``, ``stage 0`` or ``last
-        stage``.
+        Its short name: ``kfac``, ``steps``, ``placement``, ``devices``,
+        ``microbatches``, ``overlap``, ``backward form``, ``recompute``, ``microbatch
+        order``, ``stage 0`` or ``last stage``.
     op : Op or None
         The first op that breaks it; None if it is no matter of one op.
     detail : str
@@ -58,6 +58,19 @@ def broken_rules(program: Program, profile: RuntimeProfile) -> tuple[BrokenRule,
     """
     found = (rule(program, profile) for rule in _RULES)
     return tuple(first for broken in found if (first := next(broken, None)) is not None)
+
+
+def _one_step(program: Program, profile: RuntimeProfile) -> Iterator[BrokenRule]:
+    instance = program.instance
+    if instance.kfac is not None:
+        detail = f"{profile.name} has no K-FAC work: remove kfac from the instance"
+        yield BrokenRule("kfac", None, f"{detail} and solve again")
+    if instance.steps > 1:
+        detail = (
+            f"{profile.name} takes the order of one training step and repeats it, not"
+            f" of {instance.steps}: set steps: 1 and solve again"
+        )
+        yield BrokenRule("steps", None, detail)
 
 
 def _placement(program: Program, profile: RuntimeProfile) -> Iterator[BrokenRule]:
@@ -211,6 +224,7 @@ def _last_stage(program: Program, profile: RuntimeProfile) -> Iterator[BrokenRul
 
 
 _RULES: tuple[Callable[[Program, RuntimeProfile], Iterator[BrokenRule]], ...] = (
+    _one_step,
     _placement,
     _devices,
     _microbatches,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from schedopt.formats import values
-from schedopt.formats.instance_model import (
+from schedopt.formats.amounts import (
     MEMORY,
     TIME,
     MemoryUnit,

@@ -10,36 +10,38 @@ from typing import Any
 
 from schedopt.errors import FormatError, InstanceError
 from schedopt.formats.complaints import Complaint, line, one_line, show
+from schedopt.formats.documents import defaults_of, number, optional, without
 from schedopt.formats.instance_model import (
     INSTANCE_SCHEMA,
     CommunicationFields,
     CostFields,
     EqualStagesFields,
     InstanceFields,
-    KfacFields,
-    ModuleFields,
     StageFields,
 )
-from schedopt.formats.instance_rules import (
+from schedopt.formats.instance_rules import rule_complaints
+from schedopt.formats.instance_runtime import recomputed_stages
+from schedopt.formats.instance_shape import (
     backward_form,
     default_device_name,
     devices_of_stages,
-    rule_complaints,
-    size_complaints,
     stage_count,
 )
-from schedopt.formats.instance_runtime import recomputed_stages
+from schedopt.formats.instance_sizes import size_complaints
+from schedopt.formats.kfac_file import (
+    kfac_document,
+    kfac_of,
+    module_document,
+    module_of,
+)
 from schedopt.formats.limits import Limits
-from schedopt.formats.model import Strict, checked
+from schedopt.formats.model import checked
 from schedopt.formats.reading import read_document
 from schedopt.instance import (
     Communication,
     Device,
     Instance,
-    Kfac,
-    KfacModule,
     Link,
-    Number,
     Placement,
     StageCost,
 )
@@ -170,12 +172,12 @@ def instance_document(instance: Instance) -> dict[str, Any]:
         "communication": _communication_document(instance.communication),
         "stages": [_stage_document(stage) for stage in instance.stages],
         "recompute": sorted(instance.recompute),
-        "microbatch_scale": [_number(scale) for scale in instance.microbatch_scale],
-        "resolution": _number(instance.resolution),
+        "microbatch_scale": [number(scale) for scale in instance.microbatch_scale],
+        "resolution": number(instance.resolution),
         "objective": instance.objective.value,
         "runtime": instance.runtime or None,
         "steps": instance.steps,
-        "kfac": None if instance.kfac is None else _kfac_document(instance.kfac),
+        "kfac": None if instance.kfac is None else kfac_document(instance.kfac),
     }
     left_out: dict[str, Any] = {
         "source": "",
@@ -186,7 +188,7 @@ def instance_document(instance: Instance) -> dict[str, Any]:
         "steps": 1,
         "kfac": None,
     }
-    return _without(document, left_out)
+    return without(document, left_out)
 
 
 def instance_sha256(instance: Instance) -> str:
@@ -220,15 +222,11 @@ def instance_of(fields: InstanceFields) -> Instance:
         source=fields.source,
         runtime=fields.runtime or "",
         steps=fields.steps,
-        kfac=None
-        if fields.kfac is None
-        else Kfac(**{name: getattr(fields.kfac, name) for name in _KFAC}),
+        kfac=None if fields.kfac is None else kfac_of(fields.kfac),
     )
 
 
 _COSTS = tuple(name for name in CostFields.model_fields if name != "modules")
-_MODULE = tuple(ModuleFields.model_fields)
-_KFAC = tuple(KfacFields.model_fields)
 
 
 def _cost(fields: CostFields) -> StageCost:
@@ -237,12 +235,8 @@ def _cost(fields: CostFields) -> StageCost:
     return StageCost(
         **costs,
         parts=tuple(map(_cost, parts)),
-        modules=tuple(map(_module, fields.modules)),
+        modules=tuple(map(module_of, fields.modules)),
     )
-
-
-def _module(fields: ModuleFields) -> KfacModule:
-    return KfacModule(**{name: getattr(fields, name) for name in _MODULE})
 
 
 def _stages(fields: InstanceFields) -> tuple[StageCost, ...]:
@@ -290,29 +284,12 @@ def _communication(fields: CommunicationFields) -> Communication:
     )
 
 
-def _number(value: Number) -> Number:
-    """The number, an integer where it is one: 1 and 1.0 are written alike."""
-    return int(value) if value == int(value) else value
-
-
-def _optional(value: Number | None) -> Number | None:
-    return None if value is None else _number(value)
-
-
-def _without(document: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: value
-        for key, value in document.items()
-        if key not in defaults or value != defaults[key]
-    }
-
-
 def _device_document(index: int, device: Device) -> dict[str, Any]:
     document = {
         "name": device.name,
-        "memory_limit": _optional(device.memory_limit),
-        "static_memory": _number(device.static_memory),
-        "speed": _number(device.speed),
+        "memory_limit": optional(device.memory_limit),
+        "static_memory": number(device.static_memory),
+        "speed": number(device.speed),
     }
     defaults = {
         "name": default_device_name(index),
@@ -320,14 +297,14 @@ def _device_document(index: int, device: Device) -> dict[str, Any]:
         "static_memory": 0,
         "speed": 1,
     }
-    return _without(document, defaults)
+    return without(document, defaults)
 
 
 def _communication_document(communication: Communication) -> dict[str, Any]:
     document: dict[str, Any] = {
         "mode": communication.mode.value,
-        "latency": _number(communication.latency),
-        "bandwidth": _optional(communication.bandwidth),
+        "latency": number(communication.latency),
+        "bandwidth": optional(communication.bandwidth),
         "links": [_link_document(link) for link in communication.links],
         "transfer_buffers": communication.transfer_buffers,
     }
@@ -338,54 +315,21 @@ def _communication_document(communication: Communication) -> dict[str, Any]:
         "links": [],
         "transfer_buffers": False,
     }
-    return _without(document, defaults)
+    return without(document, defaults)
 
 
 def _link_document(link: Link) -> dict[str, Any]:
     document = {
         "from": link.source,
         "to": link.target,
-        "latency": _optional(link.latency),
-        "bandwidth": _optional(link.bandwidth),
+        "latency": optional(link.latency),
+        "bandwidth": optional(link.bandwidth),
     }
-    return _without(document, {"latency": None, "bandwidth": None})
+    return without(document, {"latency": None, "bandwidth": None})
 
 
 def _stage_document(stage: StageCost) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        name: _optional(getattr(stage, name)) for name in _COSTS
-    }
+    document: dict[str, Any] = {name: optional(getattr(stage, name)) for name in _COSTS}
     document["parts"] = [_stage_document(part) for part in stage.parts]
-    document["modules"] = [_module_document(module) for module in stage.modules]
-    return _without(document, _defaults(StageFields))
-
-
-def _module_document(module: KfacModule) -> dict[str, Any]:
-    document: dict[str, Any] = {name: getattr(module, name) for name in _MODULE}
-    numbers = {
-        name: _number(value) for name, value in document.items() if name != "name"
-    }
-    return _without(document | numbers, _defaults(ModuleFields))
-
-
-def _kfac_document(kfac: Kfac) -> dict[str, Any]:
-    document = {
-        "interval": kfac.interval,
-        "refreshes": kfac.refreshes,
-        "inversion": kfac.inversion.value,
-        "step_barrier": kfac.step_barrier.value,
-        "factor_barrier": kfac.factor_barrier.value,
-        "replicas": kfac.replicas,
-        "latency": _number(kfac.latency),
-        "bandwidth": _optional(kfac.bandwidth),
-    }
-    return _without(document, _defaults(KfacFields))
-
-
-def _defaults(fields: type[Strict]) -> dict[str, Any]:
-    """The default of every field that has one."""
-    return {
-        name: info.default
-        for name, info in fields.model_fields.items()
-        if not info.is_required()
-    }
+    document["modules"] = [module_document(module) for module in stage.modules]
+    return without(document, defaults_of(StageFields))

@@ -7,6 +7,24 @@ from typing import Annotated, Any
 from pydantic import Tag
 
 from schedopt.formats import values
+from schedopt.formats.amounts import (
+    MEMORY,
+    TIME,
+    Amount,
+    Count,
+    Flag,
+    Index,
+    MemoryUnit,
+    Name,
+    OptionalAmount,
+    OptionalName,
+    OptionalPositive,
+    Positive,
+    Resolution,
+    Source,
+    TimeUnit,
+)
+from schedopt.formats.kfac_model import KfacFields, ModuleFields
 from schedopt.formats.model import (
     LIST,
     MAPPING,
@@ -16,140 +34,18 @@ from schedopt.formats.model import (
     field,
     json_schema,
 )
-from schedopt.instance import (
-    Backward,
-    CommunicationMode,
-    FactorBarrier,
-    Inversion,
-    Number,
-    Objective,
-    Placement,
-    StepBarrier,
-)
+from schedopt.instance import Backward, CommunicationMode, Objective, Placement
 from schedopt.runtimes import PROFILES
 
 INSTANCE_SCHEMA = "schedopt/instance/v1"
 
-_amount = values.number()
-_positive = values.number(positive=True)
-_count = values.whole(1)
-_index = values.whole(0)
-
-Amount = Annotated[Number, _amount.validator, _amount.json_schema]
-OptionalAmount = Annotated[
-    Number | None, _amount.or_null().validator, _amount.or_null().json_schema
-]
-Positive = Annotated[Number, _positive.validator, _positive.json_schema]
-OptionalPositive = Annotated[
-    Number | None, _positive.or_null().validator, _positive.or_null().json_schema
-]
-Count = Annotated[int, _count.validator, _count.json_schema]
-Index = Annotated[int, _index.validator, _index.json_schema]
-Flag = Annotated[bool, values.flag().validator, values.flag().json_schema]
-
-_name = values.text(least=1)
-_source = values.text(lines=True)
-Name = Annotated[str, _name.validator, _name.json_schema]
-OptionalName = Annotated[
-    str | None, _name.or_null().validator, _name.or_null().json_schema
-]
-Source = Annotated[str, _source.validator, _source.json_schema]
-
 _schema = values.word((INSTANCE_SCHEMA,))
-_time_unit = values.word(("s", "ms", "us", "ns"))
-_memory_unit = values.word(("B", "KiB", "MiB", "GiB"))
 _mode = values.word(CommunicationMode)
 _backward = values.word(Backward).or_null()
 _placement = values.word(tuple(p for p in Placement if p is not Placement.EXPLICIT))
 _objective = values.word(Objective)
-_inversion = values.word(Inversion)
-_step_barrier = values.word(StepBarrier)
-_factor_barrier = values.word(FactorBarrier)
 _recompute = values.word(("none", "full"))
 _runtime = values.word(tuple(PROFILES)).or_null()
-_resolution = values.power_of_ten(-9, 0)
-TimeUnit = Annotated[str, _time_unit.validator, _time_unit.json_schema]
-MemoryUnit = Annotated[str, _memory_unit.validator, _memory_unit.json_schema]
-Resolution = Annotated[Number, _resolution.validator, _resolution.json_schema]
-
-TIME = "time_unit"
-MEMORY = "memory_unit"
-
-
-class ModuleFields(Strict):
-    """Equal linear layers of a stage that K-FAC preconditions; costs of one of them."""
-
-    name: Name = field("what ops call the layers, followed by a number")
-    count: Count = field("how many layers are like this one", unit="layers", default=1)
-    curvature_a: Amount = field(
-        "duration of a microbatch's share of factor A, of the inputs", unit=TIME
-    )
-    curvature_b: Amount = field(
-        "duration of a microbatch's share of factor B, of the output gradients",
-        unit=TIME,
-    )
-    inversion_a: Amount = field("duration of the inversion of factor A", unit=TIME)
-    inversion_b: Amount = field("duration of the inversion of factor B", unit=TIME)
-    saved_input: Amount = field(
-        "the part of the stage's activation that waits for curvature A",
-        unit=MEMORY,
-        default=0,
-    )
-    saved_gradient: Amount = field(
-        "memory that waits for curvature B, from the start of the backward on",
-        unit=MEMORY,
-        default=0,
-    )
-    factor_a: Amount = field(
-        "memory of factor A, and as much for its inverse", unit=MEMORY, default=0
-    )
-    factor_b: Amount = field(
-        "memory of factor B, and as much for its inverse", unit=MEMORY, default=0
-    )
-
-
-class KfacFields(Strict):
-    """Second-order work: curvature, inversion and preconditioning of the modules."""
-
-    interval: Count = field(
-        "from one refresh of the curvature to the next", unit="steps", default=1
-    )
-    refreshes: Count = field(
-        "how many refreshes are unrolled", unit="refreshes", default=1
-    )
-    inversion: Annotated[Inversion, _inversion.validator, _inversion.json_schema] = (
-        field(
-            "how the two copies of a stage share its inversions: both do half of each"
-            " (halved), or one of them does it (whole)",
-            default=Inversion.HALVED,
-        )
-    )
-    step_barrier: Annotated[
-        StepBarrier, _step_barrier.validator, _step_barrier.json_schema
-    ] = field(
-        "what preconditioning waits for: the gradients of all stages (everyone), as"
-        " clipping by the global norm needs, or those of its own (device)",
-        default=StepBarrier.EVERYONE,
-    )
-    factor_barrier: Annotated[
-        FactorBarrier, _factor_barrier.validator, _factor_barrier.json_schema
-    ] = field(
-        "what an inversion waits for: the curvature of its factor (factor), or that of"
-        " all factors of the same side on its device (device)",
-        default=FactorBarrier.FACTOR,
-    )
-    replicas: Count = field(
-        "data-parallel copies of the pipeline, each doing its share of inversion and"
-        " preconditioning",
-        unit="copies",
-        default=1,
-    )
-    latency: Amount = field("time that each collective takes", unit=TIME, default=0)
-    bandwidth: OptionalPositive = field(
-        "bandwidth of collectives; absent means that bytes cost nothing",
-        unit="bytes per second",
-        default=None,
-    )
 
 
 class CostFields(Strict):
@@ -213,6 +109,11 @@ class CostFields(Strict):
     )
     optimizer_step: Amount = field(
         "duration of the optimizer's step", unit=TIME, default=0
+    )
+    gradient_bytes: Amount = field(
+        "size of the stage's gradients, which its copies reduce and gather each step",
+        unit="bytes",
+        default=0,
     )
     modules: list[ModuleFields] = field("what K-FAC preconditions", default=[])
 

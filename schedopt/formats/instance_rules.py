@@ -3,97 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fractions import Fraction
 
 from schedopt.formats.complaints import Complaint, Path, show
-from schedopt.formats.instance_model import (
-    CostFields,
-    EqualStagesFields,
-    InstanceFields,
-    StageFields,
-)
-from schedopt.formats.instance_runtime import (
-    default_form,
-    form_under,
-    runtime_complaints,
+from schedopt.formats.instance_model import InstanceFields
+from schedopt.formats.instance_runtime import runtime_complaints
+from schedopt.formats.instance_shape import (
+    backward_form,
+    can_split,
+    costs,
+    default_device_name,
+    device_count,
+    devices_of_stages,
+    stage_count,
+    written_stages,
 )
 from schedopt.formats.instance_times import time_complaints
-from schedopt.formats.limits import Limits
-from schedopt.instance import (
-    Backward,
-    CommunicationMode,
-    Number,
-    Placement,
-    exact,
-    place,
-)
-from schedopt.runtimes import profile_of
-
-# Ops per stage and microbatch of each form of backward, F included.
-_KINDS = {Backward.WHOLE: 2, Backward.SPLIT: 3, Backward.CHOOSE: 4}
-_TRANSFERS = 2
-
-
-def stage_count(fields: InstanceFields) -> int:
-    """How many stages the file describes."""
-    stages = fields.stages
-    return stages.count if isinstance(stages, EqualStagesFields) else len(stages)
-
-
-def device_count(fields: InstanceFields) -> int:
-    """How many devices the file describes."""
-    devices = fields.devices
-    return devices if isinstance(devices, int) else len(devices)
-
-
-def backward_form(fields: InstanceFields) -> Backward:
-    """The form of backward: as given, else split where every stage can.
-
-    A runtime that has one form only leaves no choice.
-    """
-    if fields.backward is None:
-        splits = all(_can_split(cost) for _, cost in _costs(fields))
-        return default_form(fields, splits)
-    if fields.runtime:
-        return form_under(profile_of(fields.runtime), fields.backward)
-    return fields.backward
-
-
-def devices_of_stages(fields: InstanceFields) -> tuple[int, ...]:
-    """The device of each stage."""
-    if isinstance(fields.placement, list):
-        return tuple(fields.placement)
-    return place(fields.placement, stage_count(fields), device_count(fields))
-
-
-def estimated_ops(fields: InstanceFields) -> int:
-    """About how many ops the instance has, alternatives and transfers included."""
-    stages, devices = stage_count(fields), device_count(fields)
-    kinds = _KINDS[backward_form(fields)] + (fields.recompute not in ("none", []))
-    ops = fields.microbatches * stages * (kinds + _TRANSFERS)
-    overlapping = sum(stage.overlap is not None for _, stage in written_stages(fields))
-    if isinstance(fields.stages, EqualStagesFields):
-        overlapping *= stages
-    # A joint op for every forward and backward that meet on a device.
-    per_device = -(-overlapping // max(devices, 1))
-    return ops + overlapping * per_device * fields.microbatches**2
-
-
-def size_complaints(fields: InstanceFields, limits: Limits) -> Iterator[Complaint]:
-    """More ops than the cap; checked before anything of that size is made."""
-    stages = stage_count(fields)
-    if stages == 0:
-        yield Complaint(("stages",), show([]), "must have at least one stage")
-    if device_count(fields) == 0:
-        yield Complaint(("devices",), show([]), "must have at least one device")
-    ops = estimated_ops(fields)
-    if ops > limits.max_ops:
-        yield Complaint(
-            ("microbatches",),
-            show(fields.microbatches),
-            f"with {stages} stages makes about {ops:,} ops, more than the"
-            f" {limits.max_ops:,} allowed; raise the cap with --max-ops",
-        )
+from schedopt.formats.kfac_rules import grains, kfac_complaints, static_grains
+from schedopt.instance import Backward, CommunicationMode, Number, Placement, exact
 
 
 def rule_complaints(fields: InstanceFields) -> Iterator[Complaint]:
@@ -104,6 +30,7 @@ def rule_complaints(fields: InstanceFields) -> Iterator[Complaint]:
     yield from _communication_complaints(fields)
     yield from _microbatch_complaints(fields)
     yield from _recompute_complaints(fields)
+    yield from kfac_complaints(fields)
     yield from time_complaints(fields)
     placement = list(_placement_complaints(fields))
     yield from placement or _memory_complaints(fields)
@@ -116,32 +43,11 @@ def rule_complaints(fields: InstanceFields) -> Iterator[Complaint]:
         )
 
 
-def written_stages(fields: InstanceFields) -> Iterator[tuple[Path, StageFields]]:
-    """Each written stage with its path; equal stages are one."""
-    if isinstance(fields.stages, EqualStagesFields):
-        yield ("stages",), fields.stages
-    else:
-        for index, stage in enumerate(fields.stages):
-            yield ("stages", index), stage
-
-
-def _costs(fields: InstanceFields) -> Iterator[tuple[Path, CostFields]]:
-    """Each stage and each of its parts, with its path."""
-    for path, stage in written_stages(fields):
-        yield path, stage
-        for index, part in enumerate(stage.parts):
-            yield (*path, "parts", index), part
-
-
-def _can_split(cost: CostFields) -> bool:
-    return cost.backward_input is not None and cost.backward_weight is not None
-
-
 def _backward_complaints(fields: InstanceFields) -> Iterator[Complaint]:
     form = backward_form(fields)
-    for path, cost in _costs(fields):
+    for path, cost in costs(fields):
         if form is Backward.WHOLE:
-            if cost.backward is None and not _can_split(cost):
+            if cost.backward is None and not can_split(cost):
                 yield Complaint(
                     (*path, "backward"),
                     "",
@@ -166,7 +72,7 @@ def _backward_complaints(fields: InstanceFields) -> Iterator[Complaint]:
 
 
 def _cost_complaints(fields: InstanceFields) -> Iterator[Complaint]:
-    for path, cost in _costs(fields):
+    for path, cost in costs(fields):
         if cost.activation_until_input > cost.activation:
             yield Complaint(
                 (*path, "activation_until_input"),
@@ -189,11 +95,6 @@ def _device_complaints(fields: InstanceFields) -> Iterator[Complaint]:
                 f"is also the name of devices[{owners[name]}]; choose another",
             )
         owners.setdefault(name, index)
-
-
-def default_device_name(index: int) -> str:
-    """What a device without a name is called."""
-    return f"device {index}"
 
 
 def _communication_complaints(fields: InstanceFields) -> Iterator[Complaint]:
@@ -298,10 +199,11 @@ def _memory_complaints(fields: InstanceFields) -> Iterator[Complaint]:
     grain = exact(fields.resolution)
     static = [0] * devices
     if isinstance(fields.devices, list):
-        static = [_grains(device.static_memory, grain) for device in fields.devices]
-    written = [stage for _, stage in written_stages(fields)]
+        static = [grains(device.static_memory, grain) for device in fields.devices]
+    written = [stage for _, stage, _ in written_stages(fields)]
     for stage, home in enumerate(devices_of_stages(fields)):
-        size = _grains(written[stage % len(written)].static_memory, grain)
+        cost = written[stage % len(written)]
+        size = grains(cost.static_memory, grain) + static_grains(fields, cost, grain)
         held = {home}
         if fields.placement is Placement.BIDIRECTIONAL:
             held.add(devices - 1 - home)
@@ -309,14 +211,18 @@ def _memory_complaints(fields: InstanceFields) -> Iterator[Complaint]:
             static[device] += size
     for index, used in enumerate(static):
         path, limit = _limit_of(fields, index)
-        if limit is not None and used > _grains(limit, grain):
+        if limit is not None and used > grains(limit, grain):
             yield Complaint(
                 path,
                 show(limit),
                 f"device {index} needs {show(float(used * grain))} {fields.memory_unit}"
-                " of static memory already, its own and its stages'; raise the limit"
-                " or move stages",
+                f" of static memory already, its own and its stages'{_factors(fields)};"
+                " raise the limit or move stages",
             )
+
+
+def _factors(fields: InstanceFields) -> str:
+    return "" if fields.kfac is None else " with K-FAC's factors and inverses"
 
 
 def _limit_of(fields: InstanceFields, index: int) -> tuple[Path, Number | None]:
@@ -326,7 +232,3 @@ def _limit_of(fields: InstanceFields, index: int) -> tuple[Path, Number | None]:
         if "memory_limit" in device.model_fields_set:
             return ("devices", index, "memory_limit"), device.memory_limit
     return ("memory_limit",), fields.memory_limit
-
-
-def _grains(size: Number, grain: Fraction) -> int:
-    return round(exact(size) / grain)

@@ -20,6 +20,7 @@ from schedopt.formats.instance_model import (
     LinkFields,
     StageFields,
 )
+from schedopt.formats.kfac_model import KfacFields, ModuleFields
 from schedopt.formats.schedule_model import (
     BubbleRatioFields,
     OpFields,
@@ -31,6 +32,8 @@ from schedopt.formats.schedule_model import (
 MODELS: dict[str, type[BaseModel]] = {
     "instance": InstanceFields,
     "stage": StageFields,
+    "module": ModuleFields,
+    "kfac": KfacFields,
     "device": DeviceFields,
     "communication": CommunicationFields,
     "link": LinkFields,

@@ -6,16 +6,16 @@ from functools import cached_property
 from typing import Annotated, Any
 
 from schedopt.formats import values
-from schedopt.formats.instance_file import instance_of
-from schedopt.formats.instance_model import (
+from schedopt.formats.amounts import (
     MEMORY,
     TIME,
     Count,
     Index,
-    InstanceFields,
     Name,
     Source,
 )
+from schedopt.formats.instance_file import instance_of
+from schedopt.formats.instance_model import InstanceFields
 from schedopt.formats.model import Strict, field, json_schema
 from schedopt.instance import Instance, Number, Objective
 from schedopt.ops import Op, OpKind
@@ -89,7 +89,11 @@ class OpFields(Strict):
         "what the op does"
     )
     stage: Index = field("its stage", unit="stage number")
-    microbatch: Index = field("its microbatch", unit="microbatch number")
+    microbatch: Index = field(
+        "its microbatch; of work that belongs to none, the copy of the stage that does"
+        " it: 0, or 1 on the way up of a bidirectional pipeline",
+        unit="microbatch number",
+    )
     step: Index = field("its training step", unit="step number", default=0)
     device: Index = field("the device it belongs to", unit="device number")
     streams: list[Name] = field(

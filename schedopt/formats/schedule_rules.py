@@ -7,11 +7,23 @@ from collections.abc import Iterator
 from schedopt.errors import FormatError
 from schedopt.formats.complaints import Complaint, Path, show
 from schedopt.formats.instance_file import instance_sha256
-from schedopt.formats.instance_rules import device_count, stage_count
+from schedopt.formats.instance_shape import copy_count, device_count, stage_count
 from schedopt.formats.schedule_model import OpFields, ScheduleFile
 from schedopt.formats.streams import parse_stream
+from schedopt.ops import OpKind
 
 _WITH_SCHEDULE = ("optimal", "feasible")
+# The microbatch in the name of these is a copy of the stage (schedopt/ops.py).
+_OF_COPIES = frozenset(
+    {
+        OpKind.SYNC_CURVATURE,
+        OpKind.INVERSION,
+        OpKind.REDUCE_GRAD,
+        OpKind.PRECONDITION,
+        OpKind.GATHER_GRAD,
+        OpKind.STEP,
+    }
+)
 
 
 def rule_complaints(file: ScheduleFile) -> Iterator[Complaint]:
@@ -72,12 +84,16 @@ def row_complaints(file: ScheduleFile) -> Iterator[Complaint]:
     sizes = {
         "stage": stage_count(file.embedded),
         "microbatch": file.embedded.microbatches,
+        "step": file.embedded.steps,
         "device": device_count(file.embedded),
     }
+    of_copies = sizes | {"microbatch": copy_count(file.embedded)}
     seen: dict[str, int] = {}
     for index, row in enumerate(file.ops):
         path: Path = ("ops", index)
-        yield from _row_complaints(row, path, sizes)
+        yield from _row_complaints(
+            row, path, of_copies if row.kind in _OF_COPIES else sizes
+        )
         first = seen.setdefault(row.op, index)
         if first != index:
             yield Complaint(

@@ -30,6 +30,8 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _CONTROL_BUT_LINES = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
 )
+# What stands between the parts of an op's name, and between ops in rows of them.
+_SEPARATORS = r':@,;"\s'
 
 Schema = dict[str, Any]
 
@@ -136,6 +138,22 @@ def text(*, least: int = 0, lines: bool = False) -> Kind:
     return Kind(
         check, {"type": "string", "minLength": least, "maxLength": LONGEST_TEXT}
     )
+
+
+def part() -> Kind:
+    """A text that may be the part in an op's name, or a piece of it."""
+    plain = text(least=1)
+
+    def check(value: object) -> object:
+        plain.check(value)
+        if re.search(f"[{_SEPARATORS}]", str(value)):
+            raise broken(
+                "must have no colon, @, comma, semicolon, double quote or white space,"
+                " because ops are named after it"
+            )
+        return value
+
+    return Kind(check, {**plain.schema, "pattern": f"^[^{_SEPARATORS}]*$"})
 
 
 def hexadecimal(length: int) -> Kind:

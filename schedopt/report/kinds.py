@@ -2,7 +2,10 @@
 
 The colours are those of Okabe and Ito, "Color Universal Design" (2008), which
 colour-blind readers tell apart, each with a lighter shade. B and I share one: both pass
-the gradient on.
+the gradient on. What moves data is light grey, the optimizer's step a darker one. Their
+eight colours are not enough for all that computes: curvature of inputs shares one with
+forward and backward together, and curvature of output gradients has a violet of its
+own. Letters tell all kinds apart. Texts are black, so no colour is dark.
 """
 
 from __future__ import annotations
@@ -55,11 +58,11 @@ COLOURS = {
     OpKind.SEND_FORWARD: ("#bbbbbb", "#dddddd"),
     OpKind.SEND_BACKWARD: ("#bbbbbb", "#dddddd"),
     OpKind.CURVATURE_A: ("#cc79a7", "#e0aac8"),
-    OpKind.CURVATURE_B: ("#a05a85", "#cc79a7"),
+    OpKind.CURVATURE_B: ("#9467bd", "#b294d1"),
     OpKind.SYNC_CURVATURE: ("#bbbbbb", "#dddddd"),
     OpKind.INVERSION: ("#d55e00", "#e88f4d"),
     OpKind.REDUCE_GRAD: ("#bbbbbb", "#dddddd"),
     OpKind.PRECONDITION: ("#0072b2", "#4d9dc9"),
     OpKind.GATHER_GRAD: ("#bbbbbb", "#dddddd"),
-    OpKind.STEP: ("#000000", "#555555"),
+    OpKind.STEP: ("#8c8c8c", "#a6a6a6"),
 }

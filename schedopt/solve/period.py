@@ -30,8 +30,15 @@ def require_steady_state(instance: Instance, graph: OpGraph) -> None:
     Raises
     ------
     NotApplicableError
-        If its microbatches do not repeat, or if it leaves choices open.
+        If its microbatches do not repeat, if it leaves choices open, or if it has
+        several steps or second-order work.
     """
+    if instance.steps > 1 or instance.kfac is not None:
+        msg = (
+            f"{instance.name} has no period, which is of one step without end: give"
+            " steps: 1 and no kfac, or choose another objective"
+        )
+        raise NotApplicableError(msg)
     if pattern_length(graph) is not None:
         return
     if instance.runtime and profile_of(instance.runtime).last_stage_paired:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from schedopt.baselines import BASELINES, Baseline, BaselineRun, run_baseline
 from schedopt.build import Form, form_of, ops_as_built
@@ -122,15 +123,23 @@ def one_by_one(instance: Instance, graph: OpGraph) -> Schedule | None:
     """Every microbatch alone, from its first forward to its last backward.
 
     Every op by itself, every backward whole where that is allowed: nothing is alive
-    while an op runs but what must be. Close together if that fits; else, where several
-    streams hold memory, one op at a time on all devices, with as little waiting as the
-    limits need. It fits wherever any schedule of pipeline work does.
+    while an op runs but what must be. Curvature follows what makes its data; inversions
+    (the first copy's, where one copy is to be chosen) and what ends a step come after
+    the last microbatch. Close together if that fits; else, where several streams hold
+    memory, one op at a time on all devices, with as little waiting as the limits need.
+    It fits wherever any schedule of pipeline work does.
     """
     chosen = instance.backward is Backward.CHOOSE
-    split = (OpKind.BACKWARD_INPUT, OpKind.BACKWARD_WEIGHT)
-    present = [op for op in graph.ops if not (op.part or (chosen and op.kind in split))]
+    present = [op for op in graph.ops if not _is_left_out(op, graph, chosen=chosen)]
     early = _worth_recomputing_early(graph)
-    present.sort(key=lambda op: _turn(op, early))
+    late = {op for op in present if op.kind is OpKind.RECOMPUTE and op not in early}
+
+    def turn(op: Op) -> tuple[float, ...]:
+        if op.kind in _BESIDE:
+            return op.step, *_turn_beside(op, late)
+        return op.step, *_turn(op, early)
+
+    present.sort(key=turn)
     sequences: dict[Stream, list[Op]] = {}
     for op in present:
         for stream in graph.data[op].streams:
@@ -156,6 +165,28 @@ def _worth_recomputing_early(graph: OpGraph) -> set[Op]:
     return {op for op, size in gain.items() if size > 0}
 
 
+def _is_left_out(op: Op, graph: OpGraph, *, chosen: bool) -> bool:
+    """Whether it is an alternative to what is taken."""
+    if op.kind is OpKind.INVERSION:
+        return op.microbatch > 0 and graph.data[op].literal is not None
+    if op.kind in (OpKind.BACKWARD_INPUT, OpKind.BACKWARD_WEIGHT):
+        return chosen or bool(op.part)
+    return bool(op.part) and op.kind not in _BESIDE
+
+
+_BESIDE = (
+    OpKind.CURVATURE_A,
+    OpKind.CURVATURE_B,
+    OpKind.SYNC_CURVATURE,
+    OpKind.INVERSION,
+    OpKind.REDUCE_GRAD,
+    OpKind.PRECONDITION,
+    OpKind.GATHER_GRAD,
+    OpKind.STEP,
+)
+"""K-FAC work and what ends a step: from the third on in this order, after the rest."""
+
+
 def _turn(op: Op, early: Collection[Op]) -> tuple[int, int, int, int]:
     """Down the stages and back; R before the gradient comes, W right after I."""
     if op in early:
@@ -170,6 +201,19 @@ def _turn(op: Op, early: Collection[Op]) -> tuple[int, int, int, int]:
         case _:
             last = op.kind is OpKind.BACKWARD_WEIGHT
             return op.microbatch, 1, -op.stage, 2 + last
+
+
+def _turn_beside(op: Op, late: Collection[Op]) -> tuple[float, int, int, int]:
+    """Curvature A right after F, or R, be it early or late; B after the backward."""
+    match op.kind:
+        case OpKind.CURVATURE_A:
+            if op._replace(kind=OpKind.RECOMPUTE, part="") in late:
+                return op.microbatch, 1, -op.stage, 1
+            return op.microbatch, 0, op.stage, 3
+        case OpKind.CURVATURE_B:
+            return op.microbatch, 1, -op.stage, 4
+        case _:
+            return inf, _BESIDE.index(op.kind), op.stage, 0
 
 
 def _one_at_a_time(graph: OpGraph, ops: Sequence[Op]) -> Schedule:

@@ -6,6 +6,7 @@ measures schedules; it reads op graphs, and for files the format and the builder
 
 from schedopt.verify.claims import CLAIMS, claims_violations
 from schedopt.verify.file import verify_file
+from schedopt.verify.kfac import Work, kfac_violations
 from schedopt.verify.rules import RULES, violations
 from schedopt.verify.runtime import runtime_violations
 from schedopt.verify.steady import STEADY_RULES, steady_violations
@@ -17,7 +18,9 @@ __all__ = [
     "STEADY_RULES",
     "Rule",
     "Violation",
+    "Work",
     "claims_violations",
+    "kfac_violations",
     "runtime_violations",
     "steady_violations",
     "verify_file",

@@ -12,7 +12,8 @@ from schedopt.formats.schedule_model import OpFields
 from schedopt.opgraph import OpGraph
 from schedopt.ops import Op
 from schedopt.verify.claims import claims_violations
-from schedopt.verify.quantities import in_unit, ticks_of
+from schedopt.verify.kfac import Work, kfac_violations
+from schedopt.verify.quantities import exact, in_unit, ticks_of
 from schedopt.verify.rules import violations
 from schedopt.verify.runtime import runtime_violations
 from schedopt.verify.timing import Timing
@@ -31,8 +32,17 @@ def verify_file(file: ScheduleFile) -> tuple[Violation, ...]:
     if file.status in ("optimal", "feasible") or file.ops:
         found.extend(violations(graph, starts))
         found.extend(runtime_violations(file.instance.runtime, starts))
+        found.extend(kfac_violations(file.instance, _works(file)))
     found.extend(claims_violations(file, Timing(graph, starts)))
     return tuple(found)
+
+
+def _works(file: ScheduleFile) -> Iterator[Work]:
+    """What the rows themselves say of the work done, whatever the op graph says."""
+    tick = exact(file.instance.resolution)
+    for row in file.ops:
+        ticks = round((exact(row.end) - exact(row.start)) / tick)
+        yield Work(row.named, row.device, ticks)
 
 
 def _instance_violations(file: ScheduleFile) -> Iterator[Violation]:

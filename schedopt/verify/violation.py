@@ -23,6 +23,7 @@ class Rule(StrEnum):
     MICROBATCH_ORDER = "order of microbatches as the runtime's"
     INSTANCE = "hash of the instance"
     ROW = "row agrees with its op"
+    KFAC_WORK = "K-FAC work as the instance's"
     MEMORY_EDGE = "after what frees its memory"
     STATUS = "status agrees with the rest"
     MAKESPAN = "makespan as computed"

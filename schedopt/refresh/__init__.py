@@ -1,0 +1,1 @@
+"""The refresh of second-order information: frames, packings, their bounds."""
