@@ -88,7 +88,8 @@ def training(
     if isinstance(placement, Placement):
         where = place(placement, count, devices)
     else:
-        placement, where = Placement.EXPLICIT, tuple(placement)
+        where = tuple(placement)
+        placement = Placement.EXPLICIT
     return replace(
         Instance(
             name="training",

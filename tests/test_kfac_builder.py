@@ -9,7 +9,7 @@ from typing import Any
 
 import networkx as nx
 import pytest
-from kfac_instances import KFAC, MODULES, STAGE, random_training, training
+from kfac_instances import KFAC, STAGE, random_training, training
 from strategies import random_literals
 
 from schedopt.build import build_graph
@@ -398,9 +398,11 @@ def test_inputs_and_output_gradients_wait_for_their_curvature() -> None:
 
 
 def test_memory_with_split_backward_and_recomputation() -> None:
-    changes = {"recompute": frozenset({0}), "backward": Backward.SPLIT}
     stage = replace(STAGE, checkpoint=7)
-    graph = build_graph(training(1, 1, stage=stage, **changes))
+    recompute = frozenset({0})
+    graph = build_graph(
+        training(1, 1, stage=stage, recompute=recompute, backward=Backward.SPLIT)
+    )
     assert [(b.size, *map(str, b.users)) for b in buffers(graph, "0F0")] == [(7, "0R0")]
     assert [(b.size, *map(str, b.users)) for b in buffers(graph, "0R0")] == [
         (13, "0W0"),  # 20, less 2 until I, less 5 of inputs

@@ -3,7 +3,7 @@
 Reading order: ``rules`` (the problem as one function per rule), ``variables``,
 ``model`` (build, run, read off), ``projection`` (what one device sees), ``members``
 (how the portfolio uses them); ``dive`` (windows as domains); ``modulo`` and ``cycles``
-for the steady state.
+for the steady state; ``packing`` for a refresh of second-order information.
 """
 
 from schedopt.cpsat.coarse import exact_scale
@@ -12,6 +12,7 @@ from schedopt.cpsat.dive import Answer, dive
 from schedopt.cpsat.ends import two_ends
 from schedopt.cpsat.members import project_bound, prove, solve_graph
 from schedopt.cpsat.model import Effort, Outcome, Result, build_model, run
+from schedopt.cpsat.packing import PackingResult, components, pack
 from schedopt.cpsat.rules import OBJECTIVES, PROBLEM, REDUNDANT, SYMMETRY
 from schedopt.cpsat.variables import Scope, Variables
 
@@ -24,12 +25,15 @@ __all__ = [
     "CycleSearch",
     "Effort",
     "Outcome",
+    "PackingResult",
     "Result",
     "Scope",
     "Variables",
     "build_model",
+    "components",
     "dive",
     "exact_scale",
+    "pack",
     "project_bound",
     "prove",
     "run",

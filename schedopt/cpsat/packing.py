@@ -22,6 +22,8 @@ from schedopt.ops import Op
 from schedopt.refresh.problem import Bin, FactorClass, Problem
 
 _MOST_GRAINS = 2**50
+_MANY_ITEMS = 60  # in a bin; what they leave of its length is little
+_LEAST_GRAIN = 4  # ticks
 _NOTHING = cp_model.LinearExpr.constant(0)
 
 
@@ -59,17 +61,24 @@ def pack(
     *,
     minimise_memory: bool = False,
     mirrored: bool = False,
+    overloaded: bool = False,
 ) -> PackingResult:
     """Pack the work of some devices (a component) into their bins.
 
     ``mirrored`` has two devices with copies of the same stages do the same at the same
     time: fewer packings, found sooner; that there are none then says nothing.
+    ``overloaded`` lets bins take too much and minimises by how much, which gives the
+    solver a way to improve; only a packing without overload counts.
     """
     counts = _Counts(problem, devices)
     if mirrored:
         counts.devices_mirror_each_other()
     counts.everything_is_done()
-    counts.bins_hold_their_load()
+    if overloaded:
+        counts.bins_are_overloaded_little()
+    else:
+        counts.bins_hold_their_load()
+        counts.bins_hold_few_large_items()
     counts.inversions_wait_for_shares()
     if problem.wrap:
         counts.factors_are_used_before_they_are_written()
@@ -79,7 +88,11 @@ def pack(
     solver = solver_of(effort)
     status = solver.solve(counts.model)
     if status == cp_model.INFEASIBLE:
-        return PackingResult(Outcome.INFEASIBLE, None)
+        none = Outcome.UNKNOWN if mirrored else Outcome.INFEASIBLE
+        return PackingResult(none, None)
+    if overloaded and (status != cp_model.OPTIMAL or solver.objective_value > 0):
+        proven = solver.best_objective_bound > 0 and not mirrored
+        return PackingResult(Outcome.INFEASIBLE if proven else Outcome.UNKNOWN, None)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return PackingResult(Outcome.UNKNOWN, None)
     outcome = Outcome.OPTIMAL if status == cp_model.OPTIMAL else Outcome.FEASIBLE
@@ -186,6 +199,44 @@ class _Counts:
                 )
                 self.model.add(load <= bins[same[0]].length)
 
+    def bins_hold_few_large_items(self) -> None:
+        """Implied: items of at least d ticks that a bin takes are at most length / d.
+
+        An item of twice d counts twice, and so on: the sum of floors is no more than
+        the floor of the sum. It spares the solver from finding out bin by bin that
+        large items leave room which no other one fits.
+        """
+        for device in self.devices:
+            rows = self._rows_on(device)
+            durations = {row.duration for row in rows if row.duration > 1}
+            grains = durations | {d // 2 for d in durations if d > _LEAST_GRAIN}
+            for same in self.bins_alike(device):
+                length = self.problem.bins[device][same[0]].length
+                for grain in sorted(grains):
+                    if length // grain > _MANY_ITEMS:
+                        continue
+                    items = _total(
+                        (row.duration // grain) * row.here[number]
+                        for row in rows
+                        if row.duration >= grain
+                        for number in same
+                    )
+                    self.model.add(items <= length // grain)
+
+    def bins_are_overloaded_little(self) -> None:
+        """What bins take beyond their length is to be minimised."""
+        excesses = []
+        for device in self.devices:
+            bins = self.problem.bins[device]
+            for same in self.bins_alike(device):
+                load = self.load(self.shares, device, same) + self.load(
+                    self.inversions, device, same
+                )
+                excess = self.model.new_int_var(0, self.problem.work[device], "")
+                self.model.add(load <= bins[same[0]].length + excess)
+                excesses.append(excess)
+        self.model.minimize(_total(excesses))
+
     def inversions_wait_for_shares(self) -> None:
         """The k-th inversion of a class begins after the k-th of each of its shares."""
         for group, shares, inversions in zip(
@@ -264,6 +315,14 @@ class _Counts:
             if row.device == device
             for number in bins
         )
+
+    def _rows_on(self, device: int) -> list[_Row]:
+        return [
+            row
+            for rows in (*self.shares, *self.inversions)
+            for row in rows
+            if row.device == device
+        ]
 
     def bins_alike(self, device: int) -> Iterable[tuple[int, ...]]:
         """Bins of a device that share their length: equal steps modulo the interval."""

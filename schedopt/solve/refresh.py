@@ -1,0 +1,371 @@
+"""The objective ``refresh``: second-order work in the gaps of a pipeline's schedule.
+
+A candidate is an interval and the last step in which an inverse may be used for the
+first time. Both only relax what a packing must do, so candidates are tried from the
+best on, each component of devices by itself; what is found out about one of them holds
+for all that are easier, or harder. The first pass is short; what it left undecided
+gets the rest of the time, best first; the last share of it goes to memory.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from itertools import takewhile
+from typing import NamedTuple
+
+from schedopt.cpsat import Effort, Outcome, PackingResult, components, pack
+from schedopt.ops import Op
+from schedopt.refresh.bounds import IntervalBound, best_bound, interval_bounds
+from schedopt.refresh.frame import Frame
+from schedopt.refresh.problem import Packing, Problem, at, problem_of, without_memory
+from schedopt.refresh.unrolling import schedule_of
+from schedopt.solve.solution import Status
+from schedopt.verify import violations
+
+_FIRST_PASS_S = 6.0  # per component of a candidate
+_SHARE_OF_MEMORY = 0.25  # of the time limit
+_MOST_STEPS = 64  # an interval beyond this is no refresh any more
+
+
+class Minimise(StrEnum):
+    """What comes first; the others break ties, in this order."""
+
+    AGE = "age"
+    INTERVAL = "k"
+    MEMORY = "memory"
+
+
+class Candidate(NamedTuple):
+    """An interval, and the last step in which an inverse may be used first."""
+
+    interval: int
+    latest: int
+
+    def allows(self, other: Candidate) -> bool:
+        """Whether every packing that ``other`` allows is one of this candidate's."""
+        return other.interval <= self.interval and other.latest <= self.latest
+
+    @property
+    def age(self) -> int:
+        """The largest age at use, steps."""
+        return self.latest + self.interval - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshParameters:
+    """How to solve.
+
+    ``wrap`` lets work run in the next cycle's gaps. ``workers`` are CP-SAT's threads.
+    """
+
+    minimise: Minimise = Minimise.AGE
+    wrap: bool = False
+    time_limit_s: float = 60.0
+    workers: int = 2
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshSolution:
+    """The best packing into a frame, and what no packing into it can beat.
+
+    ``least_interval`` and ``least_age`` are proven; None means that no packing exists
+    at any interval, of which ``reason`` tells why. ``bound`` is the strongest counting
+    bound on the interval. ``memory_bound`` holds for the packing's interval and age.
+    """
+
+    frame: Frame
+    parameters: RefreshParameters
+    status: Status
+    packing: Packing | None
+    bound: IntervalBound | None
+    least_interval: int | None
+    least_age: int | None
+    memory_bound: int | None
+    wall_seconds: float
+    reason: str = ""
+
+
+def _interval_of(bounds: Sequence[IntervalBound]) -> int:
+    """The strongest bound's interval; 1 without any."""
+    best = best_bound(bounds)
+    return 1 if best is None or best.interval is None else best.interval
+
+
+Progress = Callable[[str], None]
+
+
+@dataclass
+class _Known:
+    """What is known of a component's candidates."""
+
+    devices: tuple[int, ...]
+    found: dict[Candidate, dict[Op, int]] = field(default_factory=dict)
+    impossible: list[Candidate] = field(default_factory=list)
+
+    def start(self, candidate: Candidate) -> dict[Op, int] | None:
+        """A packing that a candidate allows."""
+        for other, start in self.found.items():
+            if candidate.allows(other):
+                return start
+        return None
+
+    def is_impossible(self, candidate: Candidate) -> bool:
+        """Whether it has been proven that a candidate allows no packing."""
+        return any(other.allows(candidate) for other in self.impossible)
+
+
+def solve_refresh(
+    frame: Frame,
+    parameters: RefreshParameters,
+    progress: Progress = lambda _: None,
+) -> RefreshSolution:
+    """Pack the frame's second-order work as well as the time allows."""
+    return _Search(frame, parameters, progress).solve()
+
+
+class _Search:
+    def __init__(
+        self, frame: Frame, parameters: RefreshParameters, progress: Progress
+    ) -> None:
+        self.began = time.monotonic()
+        self.frame = frame
+        self.parameters = parameters
+        self.progress = progress
+        full = problem_of(frame, 1, wrap=parameters.wrap)
+        self.full = full
+        self.has_limits = any(device.limit is not None for device in full.memory)
+        self.free = full if self.has_limits else without_memory(full)
+        self.known = [_Known(devices) for devices in components(full)]
+        self.bounds = interval_bounds(frame, wrap=parameters.wrap)
+        self.least_interval = _interval_of(self.bounds)
+        # Work that may use any gap of a step once needs so many steps.
+        self.least_steps = _interval_of(interval_bounds(frame, wrap=False))
+
+    # -- candidates -----------------------------------------------------------
+
+    def _candidates(self) -> Iterator[Candidate]:
+        """All that the bounds allow, best first."""
+        if self.parameters.minimise is Minimise.AGE:
+            return self._by_age()
+        return self._by_interval()
+
+    def _by_age(self) -> Iterator[Candidate]:
+        for age in range(2 * _MOST_STEPS):
+            for interval in range(self.least_interval, age + 2):
+                candidate = Candidate(interval, age + 1 - interval)
+                first = self.least_steps - 1
+                if first <= candidate.latest <= self._latest_of(interval):
+                    yield candidate
+
+    def _by_interval(self) -> Iterator[Candidate]:
+        for interval in range(self.least_interval, _MOST_STEPS):
+            for latest in range(self.least_steps - 1, self._latest_of(interval) + 1):
+                yield Candidate(interval, latest)
+
+    def _latest_of(self, interval: int) -> int:
+        """The latest first use that the bins of an interval allow."""
+        steps = 2 * interval if self.parameters.wrap else interval
+        return steps - 1 + self.uses_next_step
+
+    @cached_property
+    def uses_next_step(self) -> bool:
+        """Whether a gap lies between a device's preconditioning and the step's end."""
+        return any(
+            gap.end > self.frame.preconditioning(gap.device)
+            for gaps in self.frame.gaps
+            for gap in gaps
+        )
+
+    # -- solving --------------------------------------------------------------
+
+    def solve(self) -> RefreshSolution:
+        """Both passes over the candidates, and memory."""
+        if reason := self._impossible():
+            return self._solution(Status.INFEASIBLE, None, reason=reason)
+        best = self._first_found()
+        if best is None:
+            reason = "no packing was found in time"
+            return self._solution(Status.UNKNOWN, None, reason=reason)
+        best = self._better_than(best)
+        packing, memory_bound = self._with_least_memory(best)
+        is_best = all(map(self._is_impossible, self._before(best)))
+        status = Status.OPTIMAL if is_best else Status.FEASIBLE
+        return self._solution(status, packing, memory=memory_bound)
+
+    def _first_found(self) -> Candidate | None:
+        """The first candidate for which a short run finds a packing."""
+        for candidate in self._candidates():
+            if self._left() <= 0:
+                break
+            if self._decide(candidate, _FIRST_PASS_S):
+                return candidate
+        return None
+
+    def _better_than(self, best: Candidate) -> Candidate:
+        """The best candidate, after longer runs of those that are undecided."""
+        share_of_memory = _SHARE_OF_MEMORY * self.parameters.time_limit_s
+        undecided = [c for c in self._before(best) if not self._is_impossible(c)]
+        for number, candidate in enumerate(undecided):
+            left = self._left() - share_of_memory
+            if left <= 0:
+                break
+            share = left / len(self.known) / (len(undecided) - number)
+            if not self._is_impossible(candidate) and self._decide(candidate, share):
+                return candidate
+        return best
+
+    def _before(self, best: Candidate) -> list[Candidate]:
+        """The candidates that would be better."""
+        return list(takewhile(lambda c: c != best, self._candidates()))
+
+    def _is_impossible(self, candidate: Candidate) -> bool:
+        return any(known.is_impossible(candidate) for known in self.known)
+
+    def _decide(self, candidate: Candidate, seconds: float) -> bool:
+        """Try every component; whether all have a packing."""
+        for known in self.known:
+            if known.start(candidate) is not None:
+                continue
+            if known.is_impossible(candidate):
+                return False
+            result = self._pack(known.devices, candidate, seconds)
+            if result.outcome is Outcome.INFEASIBLE:
+                known.impossible.append(candidate)
+            if result.start is None:
+                return False
+            known.found[candidate] = result.start
+        self.progress(f"interval {candidate.interval}, age {candidate.age}")
+        return True
+
+    def _pack(
+        self, devices: tuple[int, ...], candidate: Candidate, seconds: float
+    ) -> PackingResult:
+        """Ways to pack a component, one after the other."""
+        problem = self._at(self.free, candidate)
+        result = PackingResult(Outcome.UNKNOWN, None)
+        ways = [(True, False), (False, False), (True, True)]
+        if len(devices) == 1:
+            ways = [(False, False), (False, True)]
+        for mirrored, overloaded in ways:
+            share = min(seconds / len(ways) * 1.5, self._left())
+            if share <= 0:
+                break
+            result = pack(
+                problem,
+                devices,
+                self._effort(share),
+                mirrored=mirrored,
+                overloaded=overloaded,
+            )
+            if result.outcome is not Outcome.UNKNOWN:
+                break
+        return result
+
+    def _with_least_memory(self, candidate: Candidate) -> tuple[Packing, int | None]:
+        """A packing of a candidate, with as low a peak as the time allows."""
+        starts = [known.start(candidate) or {} for known in self.known]
+        packing = self._packing(candidate, starts)
+        if not any(share.size for g in self.full.classes for share in g.shares):
+            return packing, None
+        peaks = schedule_of(packing).peak_memory
+        bound = 0
+        for number, known in enumerate(self.known):
+            share = max(1.0, self._left() / (len(self.known) - number))
+            result = pack(
+                packing.problem,
+                known.devices,
+                self._effort(share),
+                minimise_memory=True,
+            )
+            bound = max(bound, result.peak_bound or 0)
+            before = max(peaks[device] for device in known.devices)
+            if result.start and result.peak is not None and result.peak < before:
+                starts[number] = result.start
+        return self._packing(candidate, starts), bound
+
+    # -- results --------------------------------------------------------------
+
+    def _impossible(self) -> str:
+        """Why there is no packing at any interval; empty if that is not known."""
+        for bound in self.bounds:
+            if bound.interval is None:
+                units = self.frame.graph.units
+                return (
+                    f"device {bound.devices[0]} has no gap of"
+                    f" {units.time_of(bound.grain)} {units.time}, which some op of its"
+                    " second-order work takes"
+                )
+        return ""
+
+    def _packing(
+        self, candidate: Candidate, starts: Sequence[Mapping[Op, int]]
+    ) -> Packing:
+        """The components' packings together, after the verifier has passed them."""
+        start = {op: begin for part in starts for op, begin in part.items()}
+        packing = Packing(self._at(self.full, candidate), start, "packing")
+        schedule = schedule_of(packing)
+        broken = violations(schedule.graph, schedule.start)
+        if broken:
+            msg = f"a packing breaks a rule, which is a fault of schedopt: {broken[0]}"
+            raise AssertionError(msg)
+        return packing
+
+    def _least_interval(self) -> int | None:
+        """The first interval that has not been proven impossible."""
+        for interval in range(self.least_interval or 1, _MOST_STEPS):
+            last = Candidate(interval, self._latest_of(interval))
+            if not self._is_impossible(last):
+                return interval
+        return None
+
+    def _least_age(self) -> int | None:
+        """The first age that has not been proven impossible."""
+        for candidate in self._by_age():
+            if not self._is_impossible(candidate):
+                return candidate.age
+        return None
+
+    def _solution(
+        self,
+        status: Status,
+        packing: Packing | None,
+        *,
+        memory: int | None = None,
+        reason: str = "",
+    ) -> RefreshSolution:
+        is_impossible = status is Status.INFEASIBLE
+        return RefreshSolution(
+            frame=self.frame,
+            parameters=self.parameters,
+            status=status,
+            packing=packing,
+            bound=best_bound(self.bounds),
+            least_interval=None if is_impossible else self._least_interval(),
+            least_age=None if is_impossible else self._least_age(),
+            memory_bound=memory,
+            wall_seconds=time.monotonic() - self.began,
+            reason=reason,
+        )
+
+    def _at(self, problem: Problem, candidate: Candidate) -> Problem:
+        return at(
+            problem,
+            candidate.interval,
+            wrap=self.parameters.wrap,
+            latest=candidate.latest,
+        )
+
+    def _effort(self, seconds: float) -> Effort:
+        return Effort(
+            time_limit_s=seconds,
+            workers=self.parameters.workers,
+            seed=self.parameters.seed,
+        )
+
+    def _left(self) -> float:
+        return self.began + self.parameters.time_limit_s - time.monotonic()
