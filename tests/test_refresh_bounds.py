@@ -226,7 +226,7 @@ def test_whole_inversions_of_one_block_fit_in_no_gap() -> None:
 
 def test_no_packing_is_below_a_bound() -> None:
     found: Counter[str] = Counter()
-    for seed in range(35):
+    for seed in range(25):
         frame = random_frame(random.Random(seed))
         for margin, barrier in (
             (Fraction(1, 20), FactorBarrier.DEVICE),
@@ -248,5 +248,5 @@ def test_no_packing_is_below_a_bound() -> None:
             assert bound.interval <= greedy.interval
             found["reached"] += bound.interval == greedy.interval
             found["packings"] += 1
-    assert found["packings"] >= 25
+    assert found["packings"] >= 18
     assert found["reached"] >= found["packings"] // 3  # and bounds are not idle

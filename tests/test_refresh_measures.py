@@ -23,7 +23,7 @@ from schedopt.refresh.greedy import greedy_of
 from schedopt.refresh.greedy_packing import packing_of
 from schedopt.refresh.measures import first_uses, measures_of
 from schedopt.refresh.problem import Packing, problem_of
-from schedopt.refresh.tolerance import tolerance_of
+from schedopt.refresh.tolerance import _circle, _Wait, tolerance_of
 from schedopt.refresh.unrolling import schedule_of
 from schedopt.schedule import Schedule
 from schedopt.verify import violations
@@ -146,8 +146,7 @@ def test_peak_memory_holds_gradients_until_their_curvature() -> None:
     # or curvature A's; output gradients are 2, from B to the end of curvature B.
     assert measures_of(packed(3, **SPREAD)).devices[0].peak_memory == 4 + 8 + 2
     assert measures_of(packed(3, **SPREAD | early)).devices[0].peak_memory == 14
-    # Where B's curvature waits for a later step, its gradients meet no others; where A's
-    # does, its input meets a whole activation.
+    # Where curvature A waits for a later step, its input meets a whole activation.
     late = {"A0": 48, "IA0": 50, "B0": 55, "IB0": 70}
     assert measures_of(packed(4, **SPREAD | late)).devices[0].peak_memory == 15
 
@@ -159,13 +158,20 @@ def test_tolerance_is_that_of_the_fullest_gap() -> None:
     assert measures_of(packed(3, **full)).tolerance == 0
 
 
-def test_tolerance_counts_from_when_data_is_there() -> None:
-    # Device 1: 2 + 3 + 5 fill the gap from 16; in step 1 nothing else is.
+def test_tolerance_counts_all_of_a_gap_and_slack_before_an_op() -> None:
+    # Device 1: 2 + 3 + 5 fill the gap from 16.
     measures = measures_of(packed(3, **SPREAD | {"IA1": 21}))
     assert measures.tolerance == 0
-    # Slack before an op is used too: 43 to 48 could be taken by an earlier start.
+    # At the end of the gap to 48, it can begin 5 earlier.
     slack = measures_of(packed(3, **SPREAD | {"IA1": 43}))
     assert slack.tolerance == Fraction(10, 7) - 1
+
+
+def test_a_circle_of_waits_is_found() -> None:
+    a, b, c = (Op(OpKind.INVERSION, stage, 0) for stage in range(3))
+    ab, ba, bc = _Wait(a, b, 0), _Wait(b, a, -9), _Wait(b, c, 0)
+    assert _circle({b: ab, c: bc}) == []
+    assert set(_circle({c: bc, b: ab, a: ba})) == {ab, ba}
 
 
 def test_without_inversions_there_is_no_age_and_without_work_no_tolerance() -> None:
@@ -215,7 +221,7 @@ def test_published_rows(
 
 def test_measures_agree_with_each_other_and_with_what_happens() -> None:
     seen = 0
-    for seed in range(40):
+    for seed in range(20):
         packing = packing_of(greedy_of(random_frame(random.Random(seed)))).packing
         if packing is None:
             continue
@@ -234,7 +240,7 @@ def test_measures_agree_with_each_other_and_with_what_happens() -> None:
         assert measures.tolerance is not None
         assert measures.tolerance == tolerance_of(packing, schedule)
         assert_tolerance(packing, measures.tolerance)
-    assert seen >= 12
+    assert seen >= 8
 
 
 def assert_tolerance(packing: Packing, tolerance: Fraction) -> None:
@@ -253,9 +259,13 @@ def fits(packing: Packing, factor: Fraction) -> bool:
     assert len(ours) == 6 * len(packing.start)
     end = {op: Fraction(schedule.end(op)) for op in schedule.start if op not in ours}
     last: dict[Stream, Fraction] = {}
+    busy = frame_on_streams(schedule, ours)
     for op in sorted(ours, key=lambda op: (schedule.start[op], schedule.end(op))):
         data = schedule.graph.data[op]
-        begin, until = gap_around(schedule, op, ours)
+        around = [span for stream in data.streams for span in busy[stream]]
+        start, over = schedule.start[op], schedule.end(op)
+        begin = max((e for _, e in around if e <= start), default=0)
+        until = min((s for s, _ in around if s >= over), default=inf)  # the last gap
         time = max(
             [
                 Fraction(begin),
@@ -275,15 +285,15 @@ def fits(packing: Packing, factor: Fraction) -> bool:
     return True
 
 
-def gap_around(schedule: Schedule, op: Op, ours: set[Op]) -> tuple[int, float]:
-    """Between the ops of the frame on the op's streams; the last gap has no end."""
-    around = [
-        (schedule.start[other], schedule.end(other))
-        for stream in schedule.graph.data[op].streams
-        for other in schedule.graph.streams[stream]
-        if other in schedule.start and other not in ours
-    ]
-    return (
-        max((end for _, end in around if end <= schedule.start[op]), default=0),
-        min((start for start, _ in around if start >= schedule.end(op)), default=inf),
-    )
+def frame_on_streams(
+    schedule: Schedule, ours: set[Op]
+) -> dict[Stream, list[tuple[int, int]]]:
+    """When ops of the frame hold each stream."""
+    return {
+        stream: [
+            (schedule.start[op], schedule.end(op))
+            for op in ops
+            if op in schedule.start and op not in ours
+        ]
+        for stream, ops in schedule.graph.streams.items()
+    }

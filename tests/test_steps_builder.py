@@ -241,21 +241,3 @@ def test_what_the_maker_of_a_buffer_holds_is_needed() -> None:
     instance = training(1, 1)
     graph = build_graph(instance)
     assert least_peaks(graph) == (graph.devices[0].static + 20 + 8,)
-
-
-def test_nothing_is_held_while_an_op_of_no_duration_runs() -> None:
-    stage = StageCost(
-        forward=5,
-        backward_input=0,
-        backward_weight=5,
-        activation=10,
-        activation_until_input=10,
-        input_gradient=10,
-    )
-    instance = in_steps(
-        1, devices=1, microbatches=1, stage=stage, backward=Backward.SPLIT
-    )
-    graph = build_graph(instance)
-    serial = one_by_one(instance, graph)
-    assert serial is not None
-    assert least_peaks(graph) == serial.peak_memory == (10,)

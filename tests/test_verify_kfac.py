@@ -98,8 +98,14 @@ def test_baselines_with_owners_of_inversions(name: str) -> None:
     works = works_of(run.graph, run.schedule)
     assert kfac_violations(run.derived, works) == ()
     if name == "chimera":  # the copies take turns
-        owners = [w.device for w in works if w.op.kind is OpKind.INVERSION]
-        assert owners.count(0) == owners.count(1) == 6
+        owners = [
+            (work.op.stage, work.device)
+            for work in works
+            if work.op.kind is OpKind.INVERSION
+        ]
+        assert (
+            sorted(owners) == [(0, 0)] * 3 + [(0, 1)] * 3 + [(1, 0)] * 3 + [(1, 1)] * 3
+        )
 
 
 # -- a builder that is wrong --------------------------------------------------

@@ -83,9 +83,7 @@ def _peaks_of(graph: OpGraph, ops: list[Op], buffers: list[Buffer]) -> tuple[int
     certain = [device.static for device in graph.devices]
     by_literal: dict[str, list[int]] = {}
     for op in ops:
-        levels = [device.static for device in graph.devices]
-        if graph.data[op].duration:  # else nothing is alive for any time during it
-            levels = _levels_during(graph, op, buffers, reach)
+        levels = _levels_during(graph, op, buffers, reach)
         literal = graph.data[op].literal
         if literal is None:
             certain = list(map(max, certain, levels))
@@ -116,8 +114,8 @@ def _levels_during(
             for user in buffer.users
             if user in reach and graph.data[user].literal not in excluded
         ]
-        certain = users and all(user in reach[op] for user in users)
-        if certain or op == buffer.maker:
+        makes = op == buffer.maker and graph.data[op].duration > 0
+        if makes or (users and all(user in reach[op] for user in users)):
             alive.add(index)
     own = graph.data[op].literal
     optional: dict[str, list[int]] = {}

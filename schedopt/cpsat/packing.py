@@ -5,19 +5,26 @@ the shares of a class of equal factors, of one microbatch, that a bin takes; ano
 the inversions of the class. That is exact for equal factors: they are completed in one
 order, and the k-th to be inverted is the k-th whose shares are complete.
 
-In a bin shares stand first, from its begin, and inversions last, up to its end. So an
-inversion may use shares of its own device in the same bin, and those that the device
-with the other copy of the stage makes at the same time if they end before it begins.
+In a bin shares stand first, from its begin, and inversions last, up to its end; every
+packing can be brought to that form. So an inversion may use shares of its own device in
+the same bin. Of those that the device with the other copy of the stage makes at the
+same time it may use all if all of them end before the first inversion begins, else
+none; and what is left of a factor for the next refresh has no place after an inversion
+in the same bin. There the model is stricter than it need be, and ``relaxed`` the other
+way round: the one finds packings, the other proves that there are none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 from ortools.sat.python import cp_model
 
 from schedopt.cpsat.model import Effort, Outcome, solver_of
+from schedopt.opgraph import Stream, StreamKind
 from schedopt.ops import Op
 from schedopt.refresh.problem import Bin, FactorClass, Problem
 
@@ -62,15 +69,18 @@ def pack(
     minimise_memory: bool = False,
     mirrored: bool = False,
     overloaded: bool = False,
+    relaxed: bool = False,
 ) -> PackingResult:
     """Pack the work of some devices (a component) into their bins.
 
     ``mirrored`` has two devices with copies of the same stages do the same at the same
     time: fewer packings, found sooner; that there are none then says nothing.
     ``overloaded`` lets bins take too much and minimises by how much, which gives the
-    solver a way to improve; only a packing without overload counts.
+    solver a way to improve; only a packing without overload counts. ``relaxed`` counts
+    everything of a bin as soon as the bin begins, where it matters to other bins of
+    the same time: it finds no packing, but proves that there is none.
     """
-    counts = _Counts(problem, devices)
+    counts = _Counts(problem, devices, relaxed=relaxed)
     if mirrored:
         counts.devices_mirror_each_other()
     counts.everything_is_done()
@@ -80,6 +90,10 @@ def pack(
         counts.bins_hold_their_load()
         counts.bins_hold_few_large_items()
     counts.inversions_wait_for_shares()
+    if not relaxed and any(group.sync for group in counts.classes):
+        counts.reductions_end_in_time()
+    if problem.device_barrier:
+        counts.inversions_wait_for_all_shares_of_their_side()
     if problem.wrap:
         counts.factors_are_used_before_they_are_written()
     counts.memory_is_within_limits()
@@ -87,13 +101,12 @@ def pack(
         counts.model.minimize(counts.peak)
     solver = solver_of(effort)
     status = solver.solve(counts.model)
-    if status == cp_model.INFEASIBLE:
-        none = Outcome.UNKNOWN if mirrored else Outcome.INFEASIBLE
-        return PackingResult(none, None)
-    if overloaded and (status != cp_model.OPTIMAL or solver.objective_value > 0):
-        proven = solver.best_objective_bound > 0 and not mirrored
-        return PackingResult(Outcome.INFEASIBLE if proven else Outcome.UNKNOWN, None)
-    if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+    found = status in (cp_model.OPTIMAL, cp_model.FEASIBLE)
+    if status == cp_model.INFEASIBLE and (
+        relaxed or (counts.is_exact and not mirrored)
+    ):
+        return PackingResult(Outcome.INFEASIBLE, None)
+    if not found or relaxed or (overloaded and solver.objective_value > 0):
         return PackingResult(Outcome.UNKNOWN, None)
     outcome = Outcome.OPTIMAL if status == cp_model.OPTIMAL else Outcome.FEASIBLE
     start = _Layout(counts, solver).start
@@ -108,21 +121,44 @@ class _Row:
     """Variables of a share, or of a copy's inversions, over the bins of its device.
 
     ``here[b]`` counts the items in bin b, at most ``most[b]``; ``until[b]`` those in
-    bins up to it.
+    bins up to it. ``syncs`` says whether the items' factors are reduced over copies,
+    which takes time.
     """
 
     device: int
     duration: int
+    is_share: bool
+    syncs: bool
     most: list[int]
     here: list[cp_model.IntVar]
     until: list[cp_model.IntVar]
+
+    @property
+    def all(self) -> cp_model.LinearExpr:
+        """Items in any bin."""
+        return self.until[-1] if self.until else _NOTHING
+
+
+class _Cluster(NamedTuple):
+    """Bins of a component that overlap in time, and when the next ones begin."""
+
+    bins: tuple[Bin, ...]
+    next_begin: int | None
+
+    @property
+    def begin(self) -> int:
+        """When the first of them begins, ticks."""
+        return self.bins[0].begin
 
 
 class _Counts:
     """The model: counts per class and bin, one method per rule."""
 
-    def __init__(self, problem: Problem, devices: Sequence[int]) -> None:
+    def __init__(
+        self, problem: Problem, devices: Sequence[int], *, relaxed: bool = False
+    ) -> None:
         self.problem = problem
+        self.relaxed = relaxed
         self.devices = tuple(devices)
         self.model = cp_model.CpModel()
         inside = set(devices)
@@ -134,21 +170,27 @@ class _Counts:
         self.shares: list[list[_Row]] = []
         self.inversions: list[list[_Row]] = []
         for group in self.classes:
-            size = len(group.layers)
             self.shares.append(
                 [
-                    self._row(size, share.device, share.duration, share.release)
+                    self._row(
+                        group,
+                        share.device,
+                        share.duration,
+                        share.release,
+                        is_share=True,
+                    )
                     for share in group.shares
                 ]
             )
             self.inversions.append(
                 [
-                    self._row(size, one.device, one.duration, 0)
+                    self._row(group, one.device, one.duration, 0, is_share=False)
                     for one in group.inverting
                 ]
             )
         self.peak = self.model.new_int_var(0, _MOST_GRAINS, "peak")
-        self._meetings: dict[tuple[int, int, int, int], cp_model.IntVar] = {}
+        self._meetings: dict[tuple[Bin, Bin, bool], cp_model.IntVar] = {}
+        self._queues: dict[_Cluster, cp_model.LinearExpr] = {}
         self._groups = {device: self._bins_by_gap(device) for device in devices}
 
     def _bins_by_gap(self, device: int) -> dict[tuple[int, int], tuple[int, ...]]:
@@ -158,8 +200,16 @@ class _Counts:
             found[key] = (*found.get(key, ()), number)
         return found
 
-    def _row(self, size: int, device: int, duration: int, release: int) -> _Row:
-        model = self.model
+    def _row(
+        self,
+        group: FactorClass,
+        device: int,
+        duration: int,
+        release: int,
+        *,
+        is_share: bool,
+    ) -> _Row:
+        model, size = self.model, len(group.layers)
         most: list[int] = []
         here, until = [], []
         before = _NOTHING
@@ -171,7 +221,13 @@ class _Counts:
             until.append(model.new_int_var(0, size, ""))
             model.add(until[-1] == before + here[-1])
             before = until[-1]
-        return _Row(device, duration, most, here, until)
+        return _Row(device, duration, is_share, bool(group.sync), most, here, until)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every packing can be brought to the form that is counted here."""
+        takes_time = any(group.sync for group in self.classes)
+        return len(self.devices) == 1 and not self.problem.wrap and not takes_time
 
     # -- rules ----------------------------------------------------------------
 
@@ -182,12 +238,12 @@ class _Counts:
         ):
             size = len(group.layers)
             for row in shares:
-                self.model.add(row.until[-1] == size)
+                self.model.add(row.all == size)
             if group.all_copies:
                 for row in inversions:
-                    self.model.add(row.until[-1] == size)
+                    self.model.add(row.all == size)
             else:
-                self.model.add(_total(row.until[-1] for row in inversions) == size)
+                self.model.add(_total(row.all for row in inversions) == size)
 
     def bins_hold_their_load(self) -> None:
         """What bins that share their length take is at most that long."""
@@ -249,6 +305,36 @@ class _Counts:
                         continue
                     for share in shares:
                         self.model.add(begun <= self._ended(share, inversion, number))
+
+    def inversions_wait_for_all_shares_of_their_side(self) -> None:
+        """A bin has inversions only after every share of their side on the device."""
+        for device in self.devices:
+            stages = set(self.problem.frame.instance.stages_of(device))
+            for side in ("A", "B"):
+                groups = [
+                    (group, shares, inversions)
+                    for group, shares, inversions in zip(
+                        self.classes, self.shares, self.inversions, strict=True
+                    )
+                    if group.stage in stages and group.side == side
+                ]
+                mine = [
+                    row
+                    for _, _, inversions in groups
+                    for row in inversions
+                    if row.device == device
+                ]
+                for number in range(len(self.problem.bins[device])):
+                    if not any(row.most[number] for row in mine):
+                        continue
+                    is_open = self.model.new_bool_var("")
+                    for row in mine:
+                        self.model.add(row.here[number] <= row.most[number] * is_open)
+                    for group, shares, _ in groups:
+                        size = len(group.layers)
+                        for share in shares:
+                            ended = self._ended(share, mine[0], number)
+                            self.model.add(ended >= size * is_open)
 
     def factors_are_used_before_they_are_written(self) -> None:
         """Shares of the next refresh follow the inversion of what is there."""
@@ -351,36 +437,147 @@ class _Counts:
 
     def _ended(self, share: _Row, inversion: _Row, number: int) -> cp_model.LinearExpr:
         """Shares that have ended before the inversions of a bin begin."""
+        here = self.problem.bins[inversion.device][number]
+        if share.syncs and not self.relaxed:
+            return self._reduced(share, here)
         if share.device == inversion.device:
             return share.until[number]
-        here = self.problem.bins[inversion.device][number]
         ended = _NOTHING
         for index, other in enumerate(self.problem.bins[share.device]):
-            if other.end <= here.begin:
+            if other.end <= here.begin or (self.relaxed and other.begin < here.end):
                 ended = share.until[index]
             elif other.begin < here.end:
-                ended += self._in_time(share, index, inversion, number)
+                ended = ended + self._in_time(share, index, here)
         return ended
 
-    def _in_time(
-        self, share: _Row, index: int, inversion: _Row, number: int
-    ) -> cp_model.LinearExpr:
-        """Shares of another device's bin if all of them end before the inversions."""
-        model, problem = self.model, self.problem
-        key = (share.device, index, inversion.device, number)
+    def _in_time(self, share: _Row, index: int, here: Bin) -> cp_model.LinearExpr:
+        """Shares of a bin, if everything of it has ended when inversions begin."""
+        model = self.model
+        there = self.problem.bins[share.device][index]
+        key = (there, here, share.syncs)
         if key not in self._meetings:
             meets = model.new_bool_var("")
-            there = problem.bins[share.device][index]
-            here = problem.bins[inversion.device][number]
-            first = self.load(self.shares, share.device, self._alike(there))
-            last = self.load(self.inversions, inversion.device, self._alike(here))
-            model.add(there.begin + first + last <= here.end).only_enforce_if(meets)
+            last = self.load(self.inversions, here.device, self._alike(here))
+            ends = [self._shares_end(there)]
+            if share.syncs:
+                cluster = self._cluster_of[there]
+                queue = self._queue(cluster)
+                ends = [self._shares_end(one) + queue for one in cluster.bins]
+            for end in ends:
+                model.add(end + last <= here.end).only_enforce_if(meets)
             self._meetings[key] = meets
         size = share.most[index]
         counted = model.new_int_var(0, size, "")
         model.add(counted <= share.here[index])
         model.add(counted <= size * self._meetings[key])
         return counted
+
+    def _shares_end(self, one: Bin) -> cp_model.LinearExpr:
+        """When the last share of a bin ends, ticks."""
+        return self.load(self.shares, one.device, self._alike(one)) + one.begin
+
+    # -- reductions over copies -----------------------------------------------
+
+    def reductions_end_in_time(self) -> None:
+        """The reductions of a cluster end before the next one, and the step's own.
+
+        A cluster are bins of the component that overlap in time. Its factors are
+        reduced one after the other once all its shares have ended, at the latest.
+        """
+        busy = self._busy_collectives()
+        for cluster in self._clusters:
+            queue = self._queue(cluster)
+            limits = [begin for begin, _ in busy if begin >= cluster.begin]
+            if cluster.next_begin is not None:
+                limits.append(cluster.next_begin)
+            for one in cluster.bins:
+                if limits:
+                    self.model.add(self._shares_end(one) + queue <= min(limits))
+                if any(begin <= one.begin < end for begin, end in busy):
+                    number = self.problem.bins[one.device].index(one)
+                    for row in self._rows_on(one.device):
+                        if row.syncs and row.is_share:
+                            self.model.add(row.here[number] == 0)
+
+    def _reduced(self, share: _Row, here: Bin) -> cp_model.LinearExpr:
+        """Shares whose factors may have been reduced when inversions of a bin begin."""
+        cluster = self._cluster_of[here]
+        ended = _NOTHING
+        for index, other in enumerate(self.problem.bins[share.device]):
+            if other in cluster.bins:
+                ended = ended + self._in_time(share, index, here)
+            elif other.begin < cluster.begin:
+                ended = share.until[index] + _NOTHING
+        return ended
+
+    def _queue(self, cluster: _Cluster) -> cp_model.LinearExpr:
+        """How long the reductions take that a cluster's shares may make ready."""
+        if cluster not in self._queues:
+            waits = self._waits_for_all if self.problem.device_barrier else self._waits
+            self._queues[cluster] = waits(cluster)
+        return self._queues[cluster]
+
+    def _waits(self, cluster: _Cluster) -> cp_model.LinearExpr:
+        """Each class's reductions, at most as many as one bin has of any share."""
+        terms = []
+        for group, rows in zip(self.classes, self.shares, strict=True):
+            for one in cluster.bins if group.sync else ():
+                most = self.model.new_int_var(0, len(group.layers), "")
+                for row in rows:
+                    if row.device == one.device:
+                        here = _total(row.here[n] for n in self._alike(one))
+                        self.model.add(most >= here)
+                terms.append((group.sync or 0) * most)
+        return _total(terms)
+
+    def _waits_for_all(self, cluster: _Cluster) -> cp_model.LinearExpr:
+        """All reductions there are, if the cluster has any share at all."""
+        has_any = self.model.new_bool_var("")
+        for one in cluster.bins:
+            for number in self._alike(one):
+                for row in self._rows_on(one.device):
+                    if row.is_share:
+                        most = row.most[number] * has_any
+                        self.model.add(row.here[number] <= most)
+        total = sum((group.sync or 0) * len(group.layers) for group in self.classes)
+        return total * has_any
+
+    def _busy_collectives(self) -> list[tuple[int, int]]:
+        """When the frame's own collectives run on the component's devices."""
+        frame = self.problem.frame
+        streams = {Stream(StreamKind.COLLECTIVE, device) for device in self.devices}
+        steps = range(2 * self.problem.interval + 1)
+        return sorted(
+            (time + step * frame.period, frame.end(op) + step * frame.period)
+            for op, time in frame.start.items()
+            if streams.intersection(frame.graph.data[op].streams)
+            for step in steps
+        )
+
+    @cached_property
+    def _clusters(self) -> tuple[_Cluster, ...]:
+        bins = sorted(
+            (one for device in self.devices for one in self.problem.bins[device]),
+            key=lambda one: (one.begin, one.end),
+        )
+        groups: list[list[Bin]] = []
+        end = None
+        for one in bins:
+            if end is not None and one.begin < end:
+                groups[-1].append(one)
+                end = max(end, one.end)
+            else:
+                groups.append([one])
+                end = one.end
+        begins = [group[0].begin for group in groups]
+        return tuple(
+            _Cluster(tuple(group), begins[n + 1] if n + 1 < len(begins) else None)
+            for n, group in enumerate(groups)
+        )
+
+    @cached_property
+    def _cluster_of(self) -> dict[Bin, _Cluster]:
+        return {one: cluster for cluster in self._clusters for one in cluster.bins}
 
     def _alike(self, one: Bin) -> tuple[int, ...]:
         """The bins that share the length of one."""
@@ -391,7 +588,10 @@ class _Counts:
         """Inversions of the refresh before that have ended when a bin begins."""
         late = self.problem.interval * self.problem.frame.period
         bins = self.problem.bins[inversion.device]
-        ended = [i for i, other in enumerate(bins) if other.end <= one.begin + late]
+        if self.relaxed:
+            ended = [i for i, b in enumerate(bins) if b.begin < one.end + late]
+        else:
+            ended = [i for i, b in enumerate(bins) if b.end <= one.begin + late]
         return inversion.until[ended[-1]] if ended else _NOTHING
 
     def _waiting(self, device: int, time: int) -> cp_model.LinearExpr:
@@ -422,19 +622,11 @@ class _Layout:
         for device in counts.devices:
             for same in counts.bins_alike(device):
                 self._fill(device, same)
-        syncs: list[tuple[int, FactorClass, str]] = []
         for group, shares, inversions in zip(
             counts.classes, counts.shares, counts.inversions, strict=True
         ):
             self._name(group, shares, inversions)
-            for layer in group.layers:
-                ends = [
-                    self.start[group.share_op(layer, share.microbatch)] + share.duration
-                    for share in group.shares
-                ]
-                if group.sync is not None:
-                    syncs.append((max(ends), group, layer))
-        self._reduce(syncs)
+        self._reduce()
 
     def _fill(self, device: int, same: Sequence[int]) -> None:
         """Items of bins that share their length; those of the older refresh first."""
@@ -473,10 +665,19 @@ class _Layout:
             for layer, (time, copy) in zip(group.layers, sorted(queue), strict=True):
                 self.start[group.inversion_op(layer, copy)] = time
 
-    def _reduce(self, syncs: list[tuple[int, FactorClass, str]]) -> None:
-        """Reductions one after the other, in the order in which factors complete."""
+    def _reduce(self) -> None:
+        """Reductions one after the other, in the order in which factors are ready."""
+        graph = self.counts.problem.graph
+        ready = {
+            group.sync_op(layer): max(
+                self.start[before] + graph.data[before].duration
+                for before, _ in graph.predecessors(group.sync_op(layer))
+            )
+            for group in self.counts.classes
+            if group.sync is not None
+            for layer in group.layers
+        }
         free = 0
-        for ready, group, layer in sorted(syncs, key=lambda sync: sync[0]):
-            begin = max(free, ready)
-            self.start[group.sync_op(layer)] = begin
-            free = begin + (group.sync or 0)
+        for op in sorted(ready, key=lambda op: (ready[op], op)):
+            self.start[op] = max(free, ready[op])
+            free = self.start[op] + graph.data[op].duration

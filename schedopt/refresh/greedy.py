@@ -23,6 +23,7 @@ What differs from the authors' program:
   Here a share waits for its own microbatch's, which is the same on one-way pipelines.
 * It goes through a list from which it removes what it places, and so passes over the
   work after each removed one until its next turn.
+* It takes a step that completes no layer for one that took nothing.
 * Where inversions are whole, it leaves blocks that do not divide evenly to both owners.
   Here the first half of the blocks (rounded up) is the first copy's, the rest the
   other's.

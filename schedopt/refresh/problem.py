@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from schedopt.build import build_graph
-from schedopt.instance import Instance, Kfac
+from schedopt.instance import FactorBarrier, Instance, Kfac
 from schedopt.opgraph import Buffer, DeviceMemory, OpGraph
 from schedopt.ops import Op, OpKind
 from schedopt.refresh.frame import Frame
@@ -112,6 +112,8 @@ class Problem:
     classes : tuple of FactorClass
     memory : tuple of DeviceMemory
         Of the devices, with factors and inverses in their static memory.
+    graph : OpGraph
+        That of one step with the refresh.
     """
 
     frame: Frame
@@ -120,6 +122,13 @@ class Problem:
     latest: int
     classes: tuple[FactorClass, ...]
     memory: tuple[DeviceMemory, ...]
+    graph: OpGraph
+
+    @property
+    def device_barrier(self) -> bool:
+        """Whether inversions wait for all shares of their side on their device."""
+        kfac = self.frame.instance.kfac
+        return kfac is not None and kfac.factor_barrier is FactorBarrier.DEVICE
 
     def first_use(self, one: Bin) -> int:
         """The first step whose preconditioning follows what a bin holds."""
@@ -198,7 +207,7 @@ def problem_of(
     if latest is None:
         latest = 2 * interval if wrap else interval
     classes = tuple(_classes(graph, frame))
-    return Problem(frame, interval, wrap, latest, classes, graph.devices)
+    return Problem(frame, interval, wrap, latest, classes, graph.devices, graph)
 
 
 def at(problem: Problem, interval: int, *, wrap: bool, latest: int) -> Problem:

@@ -31,6 +31,21 @@ _SHARE_OF_MEMORY = 0.25  # of the time limit
 _MOST_STEPS = 64  # an interval beyond this is no refresh any more
 
 
+# How a component is packed, one way after the other; a way may also prove that there is
+# no packing.
+_WAYS_ALONE: tuple[dict[str, bool], ...] = (
+    {},
+    {"relaxed": True},
+    {"overloaded": True},
+)
+_WAYS: tuple[dict[str, bool], ...] = (
+    {"mirrored": True},
+    {"relaxed": True},
+    {},
+    {"mirrored": True, "overloaded": True},
+)
+
+
 class Minimise(StrEnum):
     """What comes first; the others break ties, in this order."""
 
@@ -248,20 +263,11 @@ class _Search:
         """Ways to pack a component, one after the other."""
         problem = self._at(self.free, candidate)
         result = PackingResult(Outcome.UNKNOWN, None)
-        ways = [(True, False), (False, False), (True, True)]
-        if len(devices) == 1:
-            ways = [(False, False), (False, True)]
-        for mirrored, overloaded in ways:
-            share = min(seconds / len(ways) * 1.5, self._left())
+        for way in _WAYS if len(devices) > 1 else _WAYS_ALONE:
+            share = min(seconds / 2, self._left())
             if share <= 0:
                 break
-            result = pack(
-                problem,
-                devices,
-                self._effort(share),
-                mirrored=mirrored,
-                overloaded=overloaded,
-            )
+            result = pack(problem, devices, self._effort(share), **way)
             if result.outcome is not Outcome.UNKNOWN:
                 break
         return result
