@@ -81,19 +81,22 @@ class CommunicationMode(StrEnum):
 
 
 class Objective(StrEnum):
-    """What is minimised; see ``schedopt.schedule``, and for the period ``steady``.
+    """What is minimised; see ``schedopt.schedule``, ``steady`` and ``refresh``.
 
-    The period is a measure of a periodic schedule; a finite one has none.
+    The period is a measure of a periodic schedule, the refresh one of second-order work
+    in the gaps of a step that repeats; a finite schedule has neither.
     """
 
     MAKESPAN = "makespan"
     DEVICE_SPAN = "device-span"
     PERIOD = "period"
+    REFRESH = "refresh"
 
     @property
     def of_finite(self) -> Objective:
-        """What finite schedules are measured by: itself, or for the period makespan."""
-        return Objective.MAKESPAN if self is Objective.PERIOD else self
+        """What finite schedules are measured by: itself, or the makespan."""
+        has_none = self in (Objective.PERIOD, Objective.REFRESH)
+        return Objective.MAKESPAN if has_none else self
 
 
 FINITE_OBJECTIVES = tuple(o for o in Objective if o.of_finite is o)

@@ -94,15 +94,15 @@ class Schedule:
         Raises
         ------
         ValueError
-            For the period, which is not in a finite schedule (``schedopt.steady``).
+            For the period and the refresh, which a finite schedule does not have.
         """
         match objective:
             case Objective.MAKESPAN:
                 return self.makespan
             case Objective.DEVICE_SPAN:
                 return self.device_span
-            case Objective.PERIOD:
-                msg = "a finite schedule has no period"
+            case Objective.PERIOD | Objective.REFRESH:
+                msg = f"a finite schedule has no {objective.value}"
                 raise ValueError(msg)
 
     @cached_property

@@ -336,6 +336,7 @@ def test_a_table_leaves_no_device_out(run: Run) -> None:
     [
         ("forward,", "foward,", ["line 1", "foward", "did you mean forward?"]),
         ("activation,", "backward,", ["line 1", "backward", "second column"]),
+        ("activation,", "modules,", ["line 1", "modules", "gradient_bytes or device"]),
         ("21.5", "-1", ["line 3: backward", '"-1"', "at least 0"]),
         ("21.5", "1e999", ["line 3: backward", "1e999", "finite"]),
         ("21.5", "2_1", ["line 3: backward", '"2_1"']),  # 21 to Python only

@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from kfac_instances import random_training
 from strategies import random_instance, random_order
 
 from schedopt.build import build_graph
@@ -28,6 +29,7 @@ from schedopt.simulate import simulate
 from schedopt.verify import Rule, verify_file, violations
 
 CASES = 200
+TRAININGS = 60
 LEAST_CORRUPTIONS = 2_000
 
 
@@ -105,7 +107,22 @@ def cases() -> tuple[Case, ...]:
             graph = build_graph(instance)
         order = random_order(graph, rng, within_memory=True)
         found.append(Case(seed, instance, graph, order, simulate(graph, order), rng))
-    return tuple(found)
+    return (*found, *map(_training, range(CASES, CASES + TRAININGS)))
+
+
+def _training(seed: int) -> Case:
+    """A schedule within memory of several steps, of second-order work, or of both."""
+    rng = random.Random(seed)
+    while True:
+        instance = random_training(rng, max_ops=60)
+        graph = build_graph(instance)
+        order = random_order(graph, rng, within_memory=True)
+        schedule = simulate(graph, order)
+        if all(
+            device.limit is None or peak <= device.limit
+            for device, peak in zip(graph.devices, schedule.peak_memory, strict=True)
+        ):
+            return Case(seed, instance, graph, order, schedule, rng)
 
 
 # -- corrupted times: (graph, starts) -----------------------------------------
@@ -250,7 +267,7 @@ def unknown(case: Case) -> Times:
     for stranger in (
         op._replace(stage=len(case.instance.stages)),
         op._replace(microbatch=case.instance.microbatches),
-        op._replace(step=1),
+        op._replace(step=case.instance.steps),
         op._replace(part="nothing"),
     ):
         yield case.graph, {**case.start, stranger: late}
@@ -437,6 +454,28 @@ def row_missing(case: Case) -> Documents:
         yield {**document, "ops": [row for row in document["ops"] if row is not gone]}
 
 
+def second_order_row_missing(case: Case) -> Documents:
+    document = case.document()
+    for gone in case.some(_second_order_rows(document)):
+        yield {**document, "ops": [row for row in document["ops"] if row is not gone]}
+
+
+def second_order_row_too_long(case: Case) -> Documents:
+    """By more than all roundings of its kind together."""
+    for place in case.some(range(len(_second_order_rows(case.document())))):
+        document = case.document()
+        row = _second_order_rows(document)[place]
+        row["end"] = (round(row["end"] / case.tick) + 1000) * case.tick
+        yield document
+
+
+def _second_order_rows(document: dict[str, Any]) -> list[dict[str, Any]]:
+    if "kfac" not in document["instance"]:
+        return []
+    kinds = {"CURVATURE_A", "CURVATURE_B", "INVERSION", "PRECONDITION", "STEP"}
+    return [row for row in document["ops"] if row["kind"] in kinds]
+
+
 def makespan_off_by_a_tick(case: Case) -> Documents:
     for wrong in (case.schedule.makespan + 1, case.schedule.makespan - 1):
         yield _with(case, makespan=wrong * case.tick)
@@ -564,6 +603,8 @@ def runtime_that_wants_another_order(case: Case) -> Documents:
     refused = (
         instance.placement is Placement.BIDIRECTIONAL
         or instance.recompute
+        or instance.steps > 1
+        or instance.kfac is not None
         or any(stage.overlap is not None for stage in instance.stages)
     )
     if refused:
@@ -595,6 +636,8 @@ OF_FILES: dict[Callable[[Case], Documents], Rule] = {
     row_between_ticks: Rule.TIME,
     row_of_another_microbatch: Rule.KNOWN,
     row_missing: Rule.PRESENT,
+    second_order_row_missing: Rule.KFAC_WORK,
+    second_order_row_too_long: Rule.KFAC_WORK,
     makespan_off_by_a_tick: Rule.MAKESPAN,
     device_span_off_by_a_tick: Rule.DEVICE_SPAN,
     value_of_another_schedule: Rule.VALUE,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         comparing,
         pictures,
         recording,
+        refreshing,
         solving,
     )
     from schedopt.solve import solution
@@ -34,6 +35,7 @@ else:
     comparing = Later("schedopt.cli.comparing")
     pictures = Later("schedopt.cli.pictures")
     recording = Later("schedopt.cli.recording")
+    refreshing = Later("schedopt.cli.refreshing")
     solving = Later("schedopt.cli.solving")
     version = Later("schedopt.version")
     solution = Later("schedopt.solve.solution")
@@ -84,6 +86,9 @@ def solve(  # noqa: PLR0913, PLR0917 (one argument per option)
     objective: given.ObjectiveOption = None,
     placement: given.PlacementOption = None,
     runtime: given.RuntimeOption = None,
+    minimise: given.MinimiseOption = None,
+    wrap: given.Wrap = False,
+    pipeline: given.PipelineOption = None,
     reproducible: given.Reproducible = False,
     as_json: given.Json = False,
     gantt: given.Gantt = None,
@@ -91,6 +96,9 @@ def solve(  # noqa: PLR0913, PLR0917 (one argument per option)
     max_bytes: given.MaxBytes = given.DEFAULT_LIMITS.max_bytes,
 ) -> None:
     """Find a good schedule and prove how good it is.
+
+    With --objective refresh the second-order work of an instance goes into the gaps of
+    a pipeline schedule that stands still.
 
     Without -o no file is written, unless the run is interrupted: then the best schedule
     so far goes to NAME.schedule.json in the current folder.
@@ -103,6 +111,15 @@ def solve(  # noqa: PLR0913, PLR0917 (one argument per option)
         reproducible=reproducible,
     )
     limits = Limits(max_ops, max_bytes)
+    if refreshing.is_asked_for(instance, objective, limits):
+        asked = refreshing.Asked(minimise, pipeline, wrap=wrap)
+        code = refreshing.refresh(
+            instance, output, parameters, limits, asked, as_json=as_json
+        )
+        raise typer.Exit(code)
+    if minimise is not None or pipeline is not None or wrap:
+        complain("--minimise, --pipeline and --wrap need --objective refresh")
+        raise typer.Exit(WRONG_USAGE)
     code = solving.solve(
         instance,
         output,

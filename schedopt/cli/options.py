@@ -13,6 +13,7 @@ import typer
 from schedopt.errors import RuntimeNameError
 from schedopt.formats.limits import Limits
 from schedopt.instance import Objective
+from schedopt.refresh.settings import Minimise
 from schedopt.runtimes import profile_of
 
 # The defaults of SolveParameters, whose module is slow to import; a test compares them.
@@ -100,6 +101,30 @@ RuntimeOption = Annotated[
         metavar="NAME",
         callback=_runtime,
         help="Keep the rules of this runtime, and say what they cost.",
+    ),
+]
+MinimiseOption = Annotated[
+    Minimise | None,
+    typer.Option(
+        "--minimise",
+        help="With --objective refresh: what comes first, the largest age of an"
+        " inverse at use, the interval k, or peak memory.  [default: age]",
+    ),
+]
+Wrap = Annotated[
+    bool,
+    typer.Option(
+        "--wrap",
+        help="With --objective refresh: work may use the next cycle's gaps.",
+    ),
+]
+PipelineOption = Annotated[
+    str | None,
+    typer.Option(
+        "--pipeline",
+        metavar="NAME|SCHEDULE",
+        help="With --objective refresh: the hand-made schedule, or the file of one,"
+        " whose gaps are filled.  [default: each of those with the shortest step]",
     ),
 ]
 Reproducible = Annotated[

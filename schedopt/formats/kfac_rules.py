@@ -20,6 +20,7 @@ from schedopt.instance import Backward, Number, Objective, exact
 def kfac_complaints(fields: InstanceFields) -> Iterator[Complaint]:
     """What is wrong with the steps, the modules and the second-order work."""
     yield from _steps_complaints(fields)
+    yield from _objective_complaints(fields)
     form = backward_form(fields)
     for path, cost in costs(fields):
         yield from _name_complaints((*path, "modules"), cost.modules)
@@ -71,6 +72,16 @@ def _steps_complaints(fields: InstanceFields) -> Iterator[Complaint]:
                 "does not go with objective: period, which is of one step without end;"
                 f" minimise makespan or device-span, or give {without}",
             )
+
+
+def _objective_complaints(fields: InstanceFields) -> Iterator[Complaint]:
+    """The refresh is one of second-order work."""
+    if fields.objective is Objective.REFRESH and fields.kfac is None:
+        yield Complaint(
+            ("objective",),
+            fields.objective.value,
+            "needs second-order work; give kfac, or choose another objective",
+        )
 
 
 def _name_complaints(

@@ -1,8 +1,9 @@
 """A plain table of stages: a header with an instance's field names, a row per stage.
 
-The columns are those of a stage in ``schedopt/instance/v1`` (``forward``, ``backward``,
-``backward_input``, ``activation``, ...), and ``device`` where the placement is not
-linear. Units are the instance's (``--time-unit``, ``--memory-unit``).
+The columns are the numbers of a stage in ``schedopt/instance/v1`` (``forward``,
+``backward``, ``backward_input``, ``activation``, ...), and ``device`` where the
+placement is not linear; ``modules``, a list, is none. Units are the instance's
+(``--time-unit``, ``--memory-unit``).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from schedopt.importers.files import number_of, read_text, wrong
 from schedopt.instance import Number
 from schedopt.nearest import nearest
 
-_COSTS = tuple(CostFields.model_fields)
+_COSTS = tuple(name for name in CostFields.model_fields if name != "modules")
 _DEVICE = "device"
 _KNOWN = (*_COSTS, _DEVICE)
 

@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from schedopt.build import build_graph
+from schedopt.instance import Instance
 from schedopt.refresh.problem import Packing, with_interval
 from schedopt.schedule import Schedule
+
+
+def unrolled_instance(packing: Packing, refreshes: int = 2) -> Instance:
+    """The training, unrolled for several refreshes and all steps that they reach."""
+    problem = packing.problem
+    cycles = refreshes + 1 if problem.wrap else refreshes
+    return with_interval(
+        problem.frame.instance,
+        interval=problem.interval,
+        refreshes=refreshes,
+        steps=problem.interval * cycles,
+    )
 
 
 def schedule_of(packing: Packing, refreshes: int = 2) -> Schedule:
@@ -15,13 +28,7 @@ def schedule_of(packing: Packing, refreshes: int = 2) -> Schedule:
     """
     problem = packing.problem
     frame, interval = problem.frame, problem.interval
-    cycles = refreshes + 1 if problem.wrap else refreshes
-    instance = with_interval(
-        frame.instance,
-        interval=interval,
-        refreshes=refreshes,
-        steps=interval * cycles,
-    )
+    instance = unrolled_instance(packing, refreshes)
     start = {
         op._replace(step=step): time + step * frame.period
         for step in range(instance.steps)

@@ -31,7 +31,7 @@ def best_times(graph: OpGraph, order: Order, objective: Objective) -> Schedule:
         As ``simulate`` does.
     """
     match objective:
-        case Objective.MAKESPAN | Objective.PERIOD:
+        case Objective.MAKESPAN | Objective.PERIOD | Objective.REFRESH:
             return simulate(graph, order)
         case Objective.DEVICE_SPAN:
             return with_least_spans(graph, order)

@@ -12,9 +12,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import cached_property
 from itertools import takewhile
+from math import inf
 from typing import NamedTuple
 
 from schedopt.cpsat import Effort, Outcome, PackingResult, components, pack
@@ -22,6 +22,7 @@ from schedopt.ops import Op
 from schedopt.refresh.bounds import IntervalBound, best_bound, interval_bounds
 from schedopt.refresh.frame import Frame
 from schedopt.refresh.problem import Packing, Problem, at, problem_of, without_memory
+from schedopt.refresh.settings import Minimise
 from schedopt.refresh.unrolling import schedule_of
 from schedopt.solve.solution import Status
 from schedopt.verify import violations
@@ -44,14 +45,6 @@ _WAYS: tuple[dict[str, bool], ...] = (
     {},
     {"mirrored": True, "overloaded": True},
 )
-
-
-class Minimise(StrEnum):
-    """What comes first; the others break ties, in this order."""
-
-    AGE = "age"
-    INTERVAL = "k"
-    MEMORY = "memory"
 
 
 class Candidate(NamedTuple):
@@ -103,6 +96,22 @@ class RefreshSolution:
     memory_bound: int | None
     wall_seconds: float
     reason: str = ""
+
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """Solutions of different frames in the order of what is minimised."""
+        if self.packing is None:
+            return (inf,)
+        problem = self.packing.problem
+        age = problem.latest + problem.interval - 1
+        peak = max(schedule_of(self.packing).peak_memory)
+        match self.parameters.minimise:
+            case Minimise.AGE:
+                return age, problem.interval, peak
+            case Minimise.INTERVAL:
+                return problem.interval, age, peak
+            case Minimise.MEMORY:
+                return peak, age, problem.interval
 
 
 def _interval_of(bounds: Sequence[IntervalBound]) -> int:

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from schedopt.bounds import LOAD_BOUNDS, quick_bounds
 from schedopt.build import Shortfall, build_graph, shortfalls
+from schedopt.errors import NotApplicableError
 from schedopt.instance import Instance, Objective
 from schedopt.opgraph import OpGraph
 from schedopt.schedule import Schedule
@@ -59,6 +60,12 @@ def solve(
             graph = build_graph(instance)
             short = shortfalls(graph)
         objective = parameters.objective or instance.objective
+        if objective is Objective.REFRESH:
+            msg = (
+                f"{instance.name} has the objective refresh, which solve_refresh"
+                " minimises; choose another objective"
+            )
+            raise NotApplicableError(msg)
         if objective is Objective.PERIOD:
             require_steady_state(instance, graph)
         ruled = instance if instance.runtime else None

@@ -170,6 +170,10 @@ def value_is_the_objectives(claims: Claims) -> Iterator[Violation]:
         case Objective.PERIOD:
             yield from _value_is_the_period(claims)
             return
+        case Objective.REFRESH:
+            detail = "objective is refresh, which no schedule file has a value of"
+            yield Violation(Rule.VALUE, (), detail)
+            return
     yield from _differs(Rule.VALUE, "value", file.value, claims.time(ticks))
 
 

@@ -1,0 +1,136 @@
+"""``solve --objective refresh``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from schedopt.baselines import BASELINES
+from schedopt.cli.exits import DONE, REFUSED
+from schedopt.cli.output import complain, console, print_json, print_lines
+from schedopt.cli.saving import check_writable, save_schedule
+from schedopt.errors import NotApplicableError
+from schedopt.export.stored import schedule_in
+from schedopt.formats import Limits, load_instance, load_schedule
+from schedopt.instance import Instance, Objective
+from schedopt.nearest import did_you_mean
+from schedopt.refresh.greedy import greedy_of
+from schedopt.refresh.settings import Minimise
+from schedopt.refresh.unrolling import schedule_of, unrolled_instance
+from schedopt.report.quantities import seconds_text
+from schedopt.report.refresh import refresh_document, refresh_lines
+from schedopt.solve.frames import NamedFrame, frame_around, frame_named, frames_of
+from schedopt.solve.refresh import RefreshParameters, solve_refresh
+from schedopt.solve.solution import SolveParameters, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The options that only a refresh has."""
+
+    minimise: Minimise | None
+    pipeline: str | None
+    wrap: bool
+
+
+def is_asked_for(path: Path, objective: Objective | None, limits: Limits) -> bool:
+    """Whether the command line, or else the instance, asks for a refresh."""
+    if objective is not None:
+        return objective is Objective.REFRESH
+    return load_instance(path, limits).objective is Objective.REFRESH
+
+
+def refresh(
+    path: Path,
+    output: Path | None,
+    parameters: SolveParameters,
+    limits: Limits,
+    asked: Asked,
+    *,
+    as_json: bool,
+) -> int:
+    """Pack second-order work, print what was found, write two refreshes of it."""
+    check_writable(output)
+    instance = load_instance(path, limits)
+    if instance.kfac is None:
+        msg = f"{path}: objective refresh needs second-order work; the file has no kfac"
+        raise NotApplicableError(msg)
+    frames = _frames(path, instance, asked.pipeline, limits)
+    progress = _Progress()
+    found = []
+    for number, named in enumerate(frames):
+        limit_s = (parameters.time_limit_s - progress.elapsed()) / (
+            len(frames) - number
+        )
+        mine = RefreshParameters(
+            minimise=asked.minimise or Minimise.AGE,
+            wrap=asked.wrap,
+            time_limit_s=max(limit_s, 1.0),
+            workers=parameters.workers,
+            seed=parameters.seed,
+        )
+        found.append((named, solve_refresh(named.frame, mine, progress.of(named.name))))
+    named, solution = min(found, key=lambda pair: pair[1].rank)
+    greedy = greedy_of(named.frame)
+    if as_json:
+        print_json(refresh_document(named, solution, greedy))
+    else:
+        print_lines(refresh_lines(named, solution, greedy))
+    if solution.packing is None:
+        word = "infeasible" if solution.status is Status.INFEASIBLE else "no result"
+        complain(f"{path}: {word}: {solution.reason}")
+        return REFUSED
+    if output is not None:
+        schedule = schedule_of(solution.packing)
+        unrolled = unrolled_instance(solution.packing)
+        method = f"refresh in {named.name}"
+        save_schedule(output, unrolled, schedule.graph, schedule, method)
+    return DONE
+
+
+def _frames(
+    path: Path, instance: Instance, pipeline: str | None, limits: Limits
+) -> tuple[NamedFrame, ...]:
+    """The frames that were asked for, or those with the shortest step."""
+    if pipeline is None:
+        frames = frames_of(instance)
+        if not frames:
+            msg = f"{path}: no hand-made schedule has this form; give --pipeline FILE"
+            raise NotApplicableError(msg)
+        return tuple(f for f in frames if f.frame.period == frames[0].frame.period)
+    if pipeline in BASELINES:
+        try:
+            return (frame_named(pipeline, instance),)
+        except NotApplicableError as error:
+            msg = f"{path}: {error}"
+            raise NotApplicableError(msg) from None
+    file = Path(pipeline)
+    if not file.exists():
+        hint = did_you_mean(pipeline, BASELINES)
+        msg = f"--pipeline {pipeline}: neither a hand-made schedule nor a file{hint}"
+        raise NotApplicableError(msg)
+    schedule = schedule_in(load_schedule(file, limits), pipeline)
+    return (frame_around(schedule, pipeline, instance),)
+
+
+class _Progress:
+    """Prints what was found, and when, on stderr."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._out = console(stderr=True)
+
+    def elapsed(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self._began
+
+    def of(self, name: str) -> Callable[[str], None]:
+        """What one pipeline schedule's packings are told to."""
+
+        def tell(text: str) -> None:
+            clock = seconds_text(self.elapsed()).rjust(8)
+            self._out.print(f"{clock}  {name}: {text}")
+
+        return tell

@@ -1,0 +1,188 @@
+"""A refresh as people and programs read it."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+from schedopt.opgraph import Units
+from schedopt.refresh.exposed import exposed_of
+from schedopt.refresh.greedy import Greedy
+from schedopt.refresh.measures import Measures, measures_of
+from schedopt.report.quantities import (
+    count_text,
+    memory_text,
+    seconds_text,
+    share_text,
+    time_text,
+)
+from schedopt.solve.frames import NamedFrame
+from schedopt.solve.refresh import RefreshSolution
+from schedopt.solve.solution import Status
+
+Lines = list[tuple[str, str]]
+
+
+def refresh_lines(
+    named: NamedFrame, solution: RefreshSolution, greedy: Greedy
+) -> Lines:
+    """What was found, what it cannot beat, and what the greedy rule reaches."""
+    frame = named.frame
+    units = frame.graph.units
+    exposed = exposed_of(frame)
+    lines = [
+        ("instance", frame.instance.name),
+        ("pipeline", f"{named.name}, {time_text(frame.pipeline_end, units)}"),
+        (
+            "step",
+            f"{time_text(frame.period, units)} with preconditioning; where a step's"
+            f" second-order work is exposed {time_text(exposed.refreshing, units)}",
+        ),
+        ("settings", _settings(solution)),
+    ]
+    if solution.packing is None:
+        lines.append(("refresh", solution.reason))
+    else:
+        lines += _found(solution, measures_of(solution.packing), units)
+    lines.append(("greedy rule", _greedy_text(greedy)))
+    lines.append(("solved in", seconds_text(solution.wall_seconds)))
+    return lines
+
+
+def _settings(solution: RefreshSolution) -> str:
+    kfac = solution.frame.instance.kfac
+    barrier = "" if kfac is None else kfac.step_barrier.value
+    inversion = "" if kfac is None else kfac.inversion.value
+    wrap = "wrap" if solution.parameters.wrap else "no wrap"
+    return f"step barrier {barrier}, {wrap}, inversion {inversion}, pipeline frozen"
+
+
+def _found(solution: RefreshSolution, measures: Measures, units: Units) -> Lines:
+    least = solution.least_interval
+    age = solution.least_age
+    bound = solution.bound
+    named = "" if bound is None else f"; {bound.name} bound {bound.interval}"
+    memory = solution.memory_bound
+    peak = memory_text(measures.peak_memory, units)
+    return [
+        (
+            "refresh interval",
+            f"{count_text(measures.interval, 'step')} ({_at_least(least)}{named})",
+        ),
+        (
+            "largest age at use",
+            "none"
+            if measures.largest_age is None
+            else f"{count_text(measures.largest_age, 'step')} ({_at_least(age)})",
+        ),
+        (
+            "peak memory",
+            f"{peak} {units.memory}"
+            + (
+                ""
+                if memory is None
+                else " (at least"
+                f" {memory_text(memory, units)} at this interval and age)"
+            ),
+        ),
+        ("fill of the gaps", _share(measures.fill)),
+        (
+            "busy with the pipeline",
+            f"{_share(measures.pipeline_share)} of a step, as N (F + B) / step",
+        ),
+        (
+            "busy over the cycle",
+            f"{_share(measures.compute_share)} with curvature and inversion,"
+            f" {_share(measures.busy_share)} with preconditioning and collectives too",
+        ),
+        (
+            "tolerance",
+            "-"
+            if measures.tolerance is None
+            else f"second-order work may take {_share(measures.tolerance)} longer",
+        ),
+        ("status", _status(solution)),
+    ]
+
+
+def _at_least(proven: int | None) -> str:
+    return "no bound" if proven is None else f"proven: at least {proven}"
+
+
+def _status(solution: RefreshSolution) -> str:
+    first = solution.parameters.minimise.value
+    if solution.status is Status.OPTIMAL:
+        return f"optimal: nothing better by {first} in these settings"
+    return f"feasible: better by {first} is not excluded"
+
+
+def _share(share: Fraction | None) -> str:
+    return share_text(None if share is None else float(share))
+
+
+def _greedy_text(greedy: Greedy) -> str:
+    intervals = [device.interval for device in greedy.devices]
+    listed = ", ".join(map(str, intervals))
+    return f"PipeFisher's: interval {greedy.interval} ({listed} by device)"
+
+
+def refresh_document(
+    named: NamedFrame, solution: RefreshSolution, greedy: Greedy
+) -> dict[str, Any]:
+    """What was found; times and sizes in the instance's units."""
+    frame, units = named.frame, named.frame.graph.units
+    kfac = frame.instance.kfac
+    document: dict[str, Any] = {
+        "instance": frame.instance.name,
+        "time_unit": units.time,
+        "memory_unit": units.memory,
+        "pipeline": named.name,
+        "pipeline_makespan": units.time_of(frame.pipeline_end),
+        "step": units.time_of(frame.period),
+        "exposed_step": units.time_of(exposed_of(frame).refreshing),
+        "step_barrier": None if kfac is None else kfac.step_barrier.value,
+        "inversion": None if kfac is None else kfac.inversion.value,
+        "wrap": solution.parameters.wrap,
+        "minimise": solution.parameters.minimise.value,
+        "status": solution.status.value,
+        "reason": solution.reason,
+        "interval_lower_bound": solution.least_interval,
+        "age_lower_bound": solution.least_age,
+        "counting_bound": solution.bound
+        and {"name": solution.bound.name, "interval": solution.bound.interval},
+        "greedy_intervals": [device.interval for device in greedy.devices],
+        "wall_seconds": solution.wall_seconds,
+    }
+    if solution.packing is not None:
+        document |= _measures(measures_of(solution.packing), units)
+        memory = solution.memory_bound
+        document["peak_memory_lower_bound"] = (
+            None if memory is None else units.memory_of(memory)
+        )
+    return document
+
+
+def _measures(measures: Measures, units: Units) -> dict[str, Any]:
+    return {
+        "interval": measures.interval,
+        "largest_age": measures.largest_age,
+        "peak_memory": units.memory_of(measures.peak_memory),
+        "fill": _number(measures.fill),
+        "pipeline_share": _number(measures.pipeline_share),
+        "compute_share": _number(measures.compute_share),
+        "busy_share": _number(measures.busy_share),
+        "tolerance": _number(measures.tolerance),
+        "devices": [
+            {
+                "device": one.device,
+                "largest_age": one.largest_age,
+                "peak_memory": units.memory_of(one.peak_memory),
+                "fill": _number(one.fill),
+            }
+            for one in measures.devices
+        ],
+    }
+
+
+def _number(share: Fraction | None) -> float | None:
+    return None if share is None else float(share)
