@@ -134,7 +134,8 @@ def run(row: Row, setting: Setting) -> dict[str, Any]:
     )
     solution = solve_refresh(named.frame, parameters)
     document = refresh_document(named, solution, greedy_of(named.frame))
-    print(row, setting, document["status"], document.get("interval"), flush=True)
+    found = f"{document['status']}, interval {document.get('interval')}"
+    sys.stderr.write(f"{row.model} {row.schedule} {setting.text}: {found}\n")
     return document
 
 
@@ -151,13 +152,13 @@ def table(found: list[dict[str, Any]]) -> str:
     lines = [
         "# Refresh intervals with pipelines that stand still",
         "",
-        f"`--objective refresh --minimise k`, at most {TIME_LIMIT_S:g} s each, 2 workers."
+        f"`--objective refresh --minimise k`, {TIME_LIMIT_S:g} s each, 2 workers."
         f" Network, where there is one: {LATENCY_MS} ms +"
         f" {BYTES_PER_SECOND / 1e9:g} GB/s (assumed). Age: steps between the step of"
         " the data and one that uses an inverse of it. Memory in MiB.",
         "",
         "| training | schedule | blocks | inversion | network | setting | greedy | k |"
-        " prototype's k | proven k >= | bound | age | age >= | peak memory | memory >= |"
+        " prototype's k | k >= | bound | age | age >= | peak memory | memory >= |"
         " fill | N(F+B)/step | tolerance | s |",
         "|" + "---|" * 19,
     ]

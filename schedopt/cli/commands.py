@@ -89,6 +89,7 @@ def solve(  # noqa: PLR0913, PLR0917 (one argument per option)
     minimise: given.MinimiseOption = None,
     wrap: given.Wrap = False,
     pipeline: given.PipelineOption = None,
+    steps_to_target: given.StepsOption = None,
     reproducible: given.Reproducible = False,
     as_json: given.Json = False,
     gantt: given.Gantt = None,
@@ -112,13 +113,22 @@ def solve(  # noqa: PLR0913, PLR0917 (one argument per option)
     )
     limits = Limits(max_ops, max_bytes)
     if refreshing.is_asked_for(instance, objective, limits):
-        asked = refreshing.Asked(minimise, pipeline, wrap=wrap)
+        asked = refreshing.Asked(minimise, pipeline, steps_to_target, wrap=wrap)
         code = refreshing.refresh(
-            instance, output, parameters, limits, asked, as_json=as_json
+            instance,
+            output,
+            parameters,
+            limits,
+            asked,
+            as_json=as_json,
+            gantt=gantt,
         )
         raise typer.Exit(code)
-    if minimise is not None or pipeline is not None or wrap:
-        complain("--minimise, --pipeline and --wrap need --objective refresh")
+    if minimise or pipeline or wrap or steps_to_target:
+        complain(
+            "--minimise, --pipeline, --wrap and --steps-to-target need"
+            " --objective refresh"
+        )
         raise typer.Exit(WRONG_USAGE)
     code = solving.solve(
         instance,

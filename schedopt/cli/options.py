@@ -127,6 +127,15 @@ PipelineOption = Annotated[
         " whose gaps are filled.  [default: each of those with the shortest step]",
     ),
 ]
+StepsOption = Annotated[
+    tuple[int, int] | None,
+    typer.Option(
+        "--steps-to-target",
+        metavar="FIRST SECOND",
+        help="With --objective refresh: steps that a first-order and this second-order"
+        " optimizer need; prints the time of both.",
+    ),
+]
 Reproducible = Annotated[
     bool,
     typer.Option(

@@ -10,6 +10,7 @@ from pathlib import Path
 from schedopt.baselines import BASELINES
 from schedopt.cli.exits import DONE, REFUSED
 from schedopt.cli.output import complain, console, print_json, print_lines
+from schedopt.cli.pictures import print_gantt
 from schedopt.cli.saving import check_writable, save_schedule
 from schedopt.errors import NotApplicableError
 from schedopt.export.stored import schedule_in
@@ -20,8 +21,19 @@ from schedopt.refresh.greedy import greedy_of
 from schedopt.refresh.settings import Minimise
 from schedopt.refresh.unrolling import schedule_of, unrolled_instance
 from schedopt.report.quantities import seconds_text
-from schedopt.report.refresh import refresh_document, refresh_lines
-from schedopt.solve.frames import NamedFrame, frame_around, frame_named, frames_of
+from schedopt.report.refresh import (
+    refresh_document,
+    refresh_lines,
+    target_document,
+    target_lines,
+)
+from schedopt.solve.frames import (
+    NamedFrame,
+    frame_around,
+    frame_named,
+    frames_of,
+    time_to_target,
+)
 from schedopt.solve.refresh import RefreshParameters, solve_refresh
 from schedopt.solve.solution import SolveParameters, Status
 
@@ -32,6 +44,7 @@ class Asked:
 
     minimise: Minimise | None
     pipeline: str | None
+    steps_to_target: tuple[int, int] | None
     wrap: bool
 
 
@@ -50,6 +63,7 @@ def refresh(
     asked: Asked,
     *,
     as_json: bool,
+    gantt: bool | None,
 ) -> int:
     """Pack second-order work, print what was found, write two refreshes of it."""
     check_writable(output)
@@ -74,10 +88,17 @@ def refresh(
         found.append((named, solve_refresh(named.frame, mine, progress.of(named.name))))
     named, solution = min(found, key=lambda pair: pair[1].rank)
     greedy = greedy_of(named.frame)
+    target = asked.steps_to_target and time_to_target(named, *asked.steps_to_target)
     if as_json:
-        print_json(refresh_document(named, solution, greedy))
+        document = refresh_document(named, solution, greedy)
+        if target:
+            document["time_to_target"] = target_document(target, named)
+        print_json(document)
     else:
-        print_lines(refresh_lines(named, solution, greedy))
+        lines = refresh_lines(named, solution, greedy)
+        print_lines(lines + (target_lines(target, named) if target else []))
+        if solution.packing is not None:
+            print_gantt(schedule_of(solution.packing), wanted=gantt)
     if solution.packing is None:
         word = "infeasible" if solution.status is Status.INFEASIBLE else "no result"
         complain(f"{path}: {word}: {solution.reason}")

@@ -16,7 +16,7 @@ from schedopt.report.quantities import (
     share_text,
     time_text,
 )
-from schedopt.solve.frames import NamedFrame
+from schedopt.solve.frames import NamedFrame, TimeToTarget
 from schedopt.solve.refresh import RefreshSolution
 from schedopt.solve.solution import Status
 
@@ -160,6 +160,33 @@ def refresh_document(
             None if memory is None else units.memory_of(memory)
         )
     return document
+
+
+def target_lines(target: TimeToTarget, named: NamedFrame) -> Lines:
+    """Time to target of both optimizers, with all that goes into it."""
+    units = named.frame.graph.units
+    lines = []
+    for name, steps, step in (
+        ("first order", target.first_steps, target.first_step),
+        ("second order", target.second_steps, target.second_step),
+    ):
+        total = time_text(steps * step, units)
+        given = f"{count_text(steps, 'step')} (as given) x {time_text(step, units)}"
+        lines.append((f"{name} to target", f"{given} = {total}"))
+    lines.append(("second / first", share_text(target.ratio)))
+    return lines
+
+
+def target_document(target: TimeToTarget, named: NamedFrame) -> dict[str, Any]:
+    """The same for programs."""
+    units = named.frame.graph.units
+    return {
+        "first_order_steps": target.first_steps,
+        "first_order_step": units.time_of(target.first_step),
+        "second_order_steps": target.second_steps,
+        "second_order_step": units.time_of(target.second_step),
+        "ratio": target.ratio,
+    }
 
 
 def _measures(measures: Measures, units: Units) -> dict[str, Any]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from schedopt.baselines import BASELINES, run_baseline
-from schedopt.build import form_of
+from schedopt.build import build_graph, form_of
 from schedopt.errors import NotApplicableError
 from schedopt.instance import Instance
 from schedopt.refresh.frame import Frame, frame_of, pipeline_alone
@@ -69,6 +69,42 @@ def frame_around(schedule: Schedule, name: str, instance: Instance) -> NamedFram
         msg = f"{name} schedules another pipeline: it has {min(missing)}"
         raise NotApplicableError(msg)
     return NamedFrame(name, frame)
+
+
+@dataclass(frozen=True, slots=True)
+class TimeToTarget:
+    """How long two optimizers train until they reach the same target.
+
+    Steps are the user's: nothing here knows how an optimizer converges. ``first_step``
+    is a step of the same pipeline without second-order work, ``second_step`` one that
+    preconditions and whose other second-order work is hidden, ticks.
+    """
+
+    first_steps: int
+    first_step: int
+    second_steps: int
+    second_step: int
+
+    @property
+    def ratio(self) -> float | None:
+        """Second-order time over first-order time."""
+        first = self.first_steps * self.first_step
+        return self.second_steps * self.second_step / first if first else None
+
+
+def time_to_target(
+    named: NamedFrame, first_steps: int, second_steps: int
+) -> TimeToTarget:
+    """PipeFisher's simulated training time: steps to the target x time per step."""
+    frame = named.frame
+    stages = tuple(
+        replace(stage, modules=(), precondition=0) for stage in frame.instance.stages
+    )
+    plain = pipeline_alone(frame.instance)
+    graph = build_graph(plain)
+    start = {op: time for op, time in frame.start.items() if op in graph.data}
+    first = frame_of(Schedule(graph, start), replace(frame.instance, stages=stages))
+    return TimeToTarget(first_steps, first.period, second_steps, frame.period)
 
 
 def _frames(instance: Instance) -> Iterator[NamedFrame]:
