@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from ortools.sat.python import cp_model
 
+from schedopt.instance import StepBarrier
 from schedopt.opgraph import Stream, StreamKind
 from schedopt.ops import Op, OpKind
 from schedopt.refresh.frame import END_OF_STEP, Frame
@@ -89,7 +90,8 @@ def waits_of(frame: Frame, sequences: Sequences) -> list[Wait]:
 class Windows:
     """Earliest and latest starts of a step's ops, ticks from its start.
 
-    They hold for every step of a cycle whose steps keep ``sequences``.
+    They hold for every step of a cycle whose steps keep ``sequences``. Where all
+    devices end a step together, the ops that end it stay where the frame has them.
     """
 
     def __init__(self, frame: Frame, sequences: Sequences) -> None:
@@ -104,6 +106,11 @@ class Windows:
             - data[op].duration
             for op in frame.start
         }
+        kfac = frame.instance.kfac
+        if kfac is None or kfac.step_barrier is StepBarrier.EVERYONE:
+            fixed = {op: t for op, t in frame.start.items() if op.kind in END_OF_STEP}
+            self.earliest |= fixed
+            self.latest |= fixed
         self._tighten()
 
     @property
