@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import inf
 
 import networkx as nx
 
@@ -39,6 +40,15 @@ PLACEMENTS = tuple(Placement)
 BACKWARDS = tuple(Backward)
 MODES = tuple(CommunicationMode)
 _WEIGHT = OpKind.BACKWARD_WEIGHT
+_OF_NO_MICROBATCH = (
+    OpKind.SYNC_CURVATURE,
+    OpKind.INVERSION,
+    OpKind.REDUCE_GRAD,
+    OpKind.PRECONDITION,
+    OpKind.GATHER_GRAD,
+    OpKind.STEP,
+)
+"""In the order in which they run."""
 
 
 def random_instance(
@@ -443,18 +453,24 @@ def _one_microbatch_at_a_time(graph: OpGraph) -> list[Op]:
     return sorted(present, key=_one_after_another)
 
 
-def _one_after_another(op: Op) -> tuple[int, int, int, int]:
+def _one_after_another(op: Op) -> tuple[float, ...]:
     """Down the stages and back, R as late and W as early as possible.
 
     So nothing is alive while an op runs but what must be: R comes before the gradient
-    arrives, which it does not need, and W right after I.
+    arrives, which it does not need, and W right after I. Curvature comes after W, and
+    what belongs to no microbatch at the end of the step.
     """
     match op.kind:
         case OpKind.FORWARD | OpKind.SEND_FORWARD:
-            return op.microbatch, 0, op.stage, op.kind is OpKind.SEND_FORWARD
+            turn = op.microbatch, 0, op.stage, op.kind is OpKind.SEND_FORWARD
         case OpKind.RECOMPUTE:
-            return op.microbatch, 1, -op.stage, 0
+            turn = op.microbatch, 1, -op.stage, 0
         case OpKind.SEND_BACKWARD:
-            return op.microbatch, 1, 1 - op.stage, 1
+            turn = op.microbatch, 1, 1 - op.stage, 1
+        case OpKind.CURVATURE_A | OpKind.CURVATURE_B:
+            turn = op.microbatch, 1, -op.stage, 4
+        case kind if kind in _OF_NO_MICROBATCH:
+            turn = inf, _OF_NO_MICROBATCH.index(kind), op.stage, 0
         case _:
-            return op.microbatch, 1, -op.stage, 2 + (op.kind is _WEIGHT)
+            turn = op.microbatch, 1, -op.stage, 2 + (op.kind is _WEIGHT)
+    return op.step, *turn

@@ -266,7 +266,7 @@ def unknown(case: Case) -> Times:
     op = case.rng.choice(sorted(case.start))
     for stranger in (
         op._replace(stage=len(case.instance.stages)),
-        op._replace(microbatch=case.instance.microbatches),
+        op._replace(microbatch=max(case.instance.microbatches, 2)),  # copies are two
         op._replace(step=case.instance.steps),
         op._replace(part="nothing"),
     ):
@@ -442,7 +442,8 @@ def row_between_ticks(case: Case) -> Documents:
 def row_of_another_microbatch(case: Case) -> Documents:
     document = case.document()
     row = case.rng.choice(document["ops"])
-    op = Op.parse(row["op"])._replace(microbatch=case.instance.microbatches)
+    stranger = max(case.instance.microbatches, 2)  # a copy's number is 0 or 1
+    op = Op.parse(row["op"])._replace(microbatch=stranger)
     row.update(op=str(op), microbatch=op.microbatch)
     yield document
 
@@ -456,13 +457,13 @@ def row_missing(case: Case) -> Documents:
 
 def second_order_row_missing(case: Case) -> Documents:
     document = case.document()
-    for gone in case.some(_second_order_rows(document)):
+    for gone in case.some(_second_order_rows(document), 4):
         yield {**document, "ops": [row for row in document["ops"] if row is not gone]}
 
 
 def second_order_row_too_long(case: Case) -> Documents:
     """By more than all roundings of its kind together."""
-    for place in case.some(range(len(_second_order_rows(case.document())))):
+    for place in case.some(range(len(_second_order_rows(case.document()))), 4):
         document = case.document()
         row = _second_order_rows(document)[place]
         row["end"] = (round(row["end"] / case.tick) + 1000) * case.tick

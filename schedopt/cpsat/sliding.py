@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ortools.sat.python import cp_model
 
@@ -274,10 +275,7 @@ class _Counts:
             for before, _ in self.problem.graph.predecessors(op)
             if before in self.task.frame.start
         )
-        row = self._row(
-            share.device, share.duration, len(group.layers), (0, release)
-        )
-        return row
+        return self._row(share.device, share.duration, len(group.layers), (0, release))
 
     def _inversion_rows(self) -> list[_Inverted]:
         found = []
@@ -290,9 +288,7 @@ class _Counts:
                     if one.copy:
                         continue
                     classes = (number, self._opposite(number))
-                row = self._row(
-                    one.device, one.duration, len(group.layers), (0, 0)
-                )
+                row = self._row(one.device, one.duration, len(group.layers), (0, 0))
                 found.append(_Inverted(one.copy, classes, row))
         return found
 
@@ -342,7 +338,7 @@ class _Counts:
             if group.all_copies or self.twin:
                 for row in rows:
                     self.model.add(row.all == size)
-            elif rows:
+            elif len(rows) == len(group.inverting):
                 self.model.add(_total(row.all for row in rows) == size)
 
     def bins_hold_their_load(self) -> None:
@@ -394,7 +390,7 @@ class _Counts:
             for device in self.devices:
                 here = [row for _, row in rows if row.device == device]
                 here.sort(key=lambda row: [most == 0 for most in row.most])
-                for one, other in zip(here, here[1:], strict=False):
+                for one, other in pairwise(here):
                     if one.duration == other.duration:
                         for early, late in zip(one.until, other.until, strict=True):
                             self.model.add(late <= early)
@@ -427,9 +423,7 @@ class _Counts:
             found[key] = (*found.get(key, ()), number)
         return found.values()
 
-    def load(
-        self, rows: Iterable[_Row], bins: Sequence[int]
-    ) -> cp_model.LinearExpr:
+    def load(self, rows: Iterable[_Row], bins: Sequence[int]) -> cp_model.LinearExpr:
         """What items take of some bins, coarse ticks."""
         return _total(row.duration * row.here[b] for row in rows for b in bins)
 
@@ -544,7 +538,8 @@ class _Layout:
         load = self.value(
             counts.load([row for row in inversions if row.device == device], same)
         )
-        for rows, offset in ((shares, 0), (inversions, length - load)):
+        for rows, first in ((shares, 0), (inversions, length - load)):
+            offset = first
             for number in reversed(same):
                 for row in rows:
                     if row.device != device:

@@ -77,9 +77,7 @@ def waits_of(frame: Frame, sequences: Sequences) -> list[Wait]:
             is_last = number + 1 == len(ops)
             after = ops[0] if is_last else ops[number + 1]
             found.append(Wait(op, after, data[op].duration, is_last))
-    steps = {
-        (op.stage, data[op].device): op for op in start if op.kind is OpKind.STEP
-    }
+    steps = {(op.stage, data[op].device): op for op in start if op.kind is OpKind.STEP}
     for op in start:
         if op.kind in (OpKind.FORWARD, OpKind.OVERLAP):
             step = steps[op.stage, data[op].device]

@@ -24,11 +24,13 @@ from schedopt.refresh.frame import Frame
 from schedopt.refresh.problem import Packing, Problem, at, problem_of, without_memory
 from schedopt.refresh.settings import Minimise
 from schedopt.refresh.unrolling import schedule_of
+from schedopt.solve.loosening import loosened
 from schedopt.solve.solution import Status
 from schedopt.verify import violations
 
 _FIRST_PASS_S = 6.0  # per component of a candidate
 _SHARE_OF_MEMORY = 0.25  # of the time limit
+_LOOSENING_S = 3.0  # per component and try
 _MOST_STEPS = 64  # an interval beyond this is no refresh any more
 
 
@@ -217,6 +219,7 @@ class _Search:
             return self._solution(Status.UNKNOWN, None, reason=reason)
         best = self._better_than(best)
         packing, memory_bound = self._with_least_memory(best)
+        packing = self._loosened(packing)
         is_best = all(map(self._is_impossible, self._before(best)))
         status = Status.OPTIMAL if is_best else Status.FEASIBLE
         return self._solution(status, packing, memory=memory_bound)
@@ -303,6 +306,22 @@ class _Search:
                 starts[number] = result.start
         return self._packing(candidate, starts), bound
 
+    def _loosened(self, packing: Packing) -> Packing:
+        """The same interval, age and peak, but with more tolerance, if time is left."""
+
+        def pack_longer(
+            problem: Problem, devices: tuple[int, ...]
+        ) -> Mapping[Op, int] | None:
+            seconds = min(_LOOSENING_S, self._left())
+            if seconds <= 0:
+                return None
+            result = pack(problem, devices, self._effort(seconds))
+            return result.start
+
+        devices = [known.devices for known in self.known]
+        found = loosened(packing, devices, pack_longer, lambda: self._left() <= 0)
+        return packing if found is packing else self._checked(found)
+
     # -- results --------------------------------------------------------------
 
     def _impossible(self) -> str:
@@ -320,9 +339,13 @@ class _Search:
     def _packing(
         self, candidate: Candidate, starts: Sequence[Mapping[Op, int]]
     ) -> Packing:
-        """The components' packings together, after the verifier has passed them."""
+        """The components' packings together."""
         start = {op: begin for part in starts for op, begin in part.items()}
-        packing = Packing(self._at(self.full, candidate), start, "packing")
+        return self._checked(Packing(self._at(self.full, candidate), start, "packing"))
+
+    @staticmethod
+    def _checked(packing: Packing) -> Packing:
+        """The packing, after the verifier has passed it."""
         schedule = schedule_of(packing)
         broken = violations(schedule.graph, schedule.start)
         if broken:
