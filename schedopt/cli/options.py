@@ -107,8 +107,8 @@ MinimiseOption = Annotated[
     Minimise | None,
     typer.Option(
         "--minimise",
-        help="With --objective refresh: what comes first, the largest age of an"
-        " inverse at use, the interval k, or peak memory.  [default: age]",
+        help="With --objective refresh: the largest age of an inverse at use first, the"
+        " interval k first, or peak memory at the least interval.  [default: age]",
     ),
 ]
 Wrap = Annotated[

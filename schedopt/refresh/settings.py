@@ -6,10 +6,11 @@ from enum import StrEnum
 
 
 class Minimise(StrEnum):
-    """What a refresh minimises first; the others break ties, in this order.
+    """What a refresh minimises.
 
-    The largest age at use of an inverse, the interval from one refresh to the next, or
-    the peak memory.
+    ``age``: the largest age at use of an inverse, then the interval, then peak memory.
+    ``k``: the interval from one refresh to the next, then age, then memory. ``memory``:
+    peak memory at the least interval, whatever the age.
     """
 
     AGE = "age"

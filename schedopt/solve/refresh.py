@@ -113,7 +113,7 @@ class RefreshSolution:
             case Minimise.INTERVAL:
                 return problem.interval, age, peak
             case Minimise.MEMORY:
-                return peak, age, problem.interval
+                return problem.interval, peak, age
 
 
 def _interval_of(bounds: Sequence[IntervalBound]) -> int:
@@ -176,9 +176,13 @@ class _Search:
 
     def _candidates(self) -> Iterator[Candidate]:
         """All that the bounds allow, best first."""
-        if self.parameters.minimise is Minimise.AGE:
-            return self._by_age()
-        return self._by_interval()
+        match self.parameters.minimise:
+            case Minimise.AGE:
+                return self._by_age()
+            case Minimise.INTERVAL:
+                return self._by_interval()
+            case Minimise.MEMORY:
+                return self._at_any_age()
 
     def _by_age(self) -> Iterator[Candidate]:
         for age in range(2 * _MOST_STEPS):
@@ -192,6 +196,10 @@ class _Search:
         for interval in range(self.least_interval, _MOST_STEPS):
             for latest in range(self.least_steps - 1, self._latest_of(interval) + 1):
                 yield Candidate(interval, latest)
+
+    def _at_any_age(self) -> Iterator[Candidate]:
+        for interval in range(self.least_interval, _MOST_STEPS):
+            yield Candidate(interval, self._latest_of(interval))
 
     def _latest_of(self, interval: int) -> int:
         """The latest first use that the bins of an interval allow."""
@@ -221,6 +229,9 @@ class _Search:
         packing, memory_bound = self._with_least_memory(best)
         packing = self._loosened(packing)
         is_best = all(map(self._is_impossible, self._before(best)))
+        if self.parameters.minimise is Minimise.MEMORY and memory_bound is not None:
+            peak = max(schedule_of(packing).peak_memory)
+            is_best = is_best and peak <= memory_bound
         status = Status.OPTIMAL if is_best else Status.FEASIBLE
         return self._solution(status, packing, memory=memory_bound)
 
