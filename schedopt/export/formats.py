@@ -24,6 +24,7 @@ from schedopt.export import (
     mindspeed,
     tables,
     torch_files,
+    torch_kfac,
     torchtitan,
     zero_bubble,
 )
@@ -133,6 +134,15 @@ _LISTED = (
         Evidence.EXECUTED,
         torch_files.with_transfers,
         _RUN_TORCH,
+    ),
+    ExportFormat(
+        "torch-kfac",
+        "a training with K-FAC for torch: a CSV per step, and what runs its slots",
+        None,
+        Evidence.EXECUTED,
+        torch_kfac.files,
+        "import KfacSlots of kfac_slots.py, whose top says how, and give it"
+        " {stem}.kfac.json",
     ),
     ExportFormat(
         "torchtitan",
