@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import schedopt
 from schedopt.cli.saving import save_schedule
 from schedopt.errors import ExecutionError, ExportError
 from schedopt.execute import Execution, Job, Model, execute, execute_jobs, job_of
 from schedopt.execute.executing import KFAC_TOLERANCE
 from schedopt.execute.job import kfac_job
+from schedopt.execute.kfac_plan import DAMPING
 from schedopt.export import Program
 from schedopt.export.kfac_rows import KfacRows, check, kfac_rows
 from schedopt.instance import Backward, Placement, StepBarrier
@@ -156,13 +161,64 @@ def test_a_job_survives_json() -> None:
     assert Job.from_document(json.loads(json.dumps(job.document()))) == job
 
 
-def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+MODEL = """
+import torch
+from schedopt.execute.job import Job
+from schedopt.execute.models import batch_of, loss_of as loss, stage_of
+
+JOB = Job(name="", csv="", device_of_stage=(0, 1), microbatches=3)
+
+
+def stage(index, count):
+    return stage_of(JOB, index)
+
+
+def batch(step):
+    found = batch_of(JOB, step)
+    return found.inputs, found.target
+
+
+def optimizer(parameters):
+    return torch.optim.SGD(parameters, lr=0.05)
+"""
+
+
+def test_the_exported_script_trains_as_the_command_line_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     program = packed("gpipe", training())
     path = tmp_path / "training.json"
     schedule = program.schedule
     save_schedule(path, program.instance, schedule.graph, schedule, "test")
-    document = runner(capsys)("execute", str(path), "--json").json
+    run = runner(capsys)
+    document = run("execute", str(path), "--json").json
     assert document["agrees"]
     assert document["kfac"]["factors"] == 24
     assert document["kfac"]["max_factor_difference"] <= KFAC_TOLERANCE
     assert document["kfac"]["as_planned"]
+
+    assert run("export", "torch-kfac", str(path), "-o", str(tmp_path)).code == 0
+    (tmp_path / "model.py").write_text(MODEL)
+    script = f"run_torch_kfac.py second-order.kfac.json --damping {DAMPING}"
+    ran = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", "2", *script.split()),
+            *("--model", "model.py", "--steps", "4", "--device", "cpu"),
+        ],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(schedopt.__file__).parent.parent),
+            "OMP_NUM_THREADS": "1",
+            "GLOO_SOCKET_IFNAME": "lo",
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    losses = [float(line.split()[-1]) for line in ran.stdout.splitlines()]
+    unpipelined = [loss["unpipelined"] for loss in document["losses"]]
+    assert losses == pytest.approx(unpipelined, abs=1e-8)

@@ -40,7 +40,6 @@ class _Observed:
             },
             update=self._descend,
             damping=DAMPING,
-            recomputed=job.recompute,
             forever=job.kfac.forever,
             observe=self._observe,
         )

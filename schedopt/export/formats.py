@@ -141,8 +141,9 @@ _LISTED = (
         None,
         Evidence.EXECUTED,
         torch_kfac.files,
-        "import KfacSlots of kfac_slots.py, whose top says how, and give it"
-        " {stem}.kfac.json",
+        "{cd}torchrun --nproc-per-node {ranks} run_torch_kfac.py {stem}.kfac.json"
+        " --model MODEL.py  (MODEL.py is yours: the top of run_torch_kfac.py says what"
+        " it has)",
     ),
     ExportFormat(
         "torchtitan",

@@ -2,7 +2,7 @@
 
 ``NAME.step0.csv`` and so on are the rows (torch's format ``compute_comms``),
 ``NAME.kfac.json`` says what the slots in them mean and which steps repeat in a training
-without end, and ``kfac_slots.py`` runs them.
+without end, ``kfac_slots.py`` runs them, and ``run_torch_kfac.py`` trains with that.
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ from schedopt.export.program import Program
 from schedopt.export.torch_tokens import text_of
 
 FORMAT = "schedopt/torch-kfac/v1"
-MODULE_NAME = "kfac_slots.py"
+_SCRIPTS = {
+    "kfac_slots.py": "torch_kfac_slots.py",
+    "run_torch_kfac.py": "torch_kfac_script.py",
+}
+# What is written beside the rows, and where it is in this package; torch is all it
+# needs.
 
 
 def files(program: Program) -> Mapping[str, str]:
@@ -28,11 +33,11 @@ def files(program: Program) -> Mapping[str, str]:
     ExportError
         If torch's runtime cannot execute it.
     """
-    return {**table_and_rows(kfac_rows(program)), MODULE_NAME: module_text()}
+    return {**table_and_rows(kfac_rows(program)), **_scripts()}
 
 
 def table_and_rows(rows: KfacRows) -> Mapping[str, str]:
-    """The table and the rows, without the module."""
+    """The table and the rows, without the scripts."""
     stem = rows.program.file_stem
     names = [f"{stem}.step{step}.csv" for step in range(len(rows.steps))]
     table = table_of(rows, names)
@@ -51,11 +56,15 @@ def table_of(rows: KfacRows, names: list[str]) -> dict[str, Any]:
         "steps": names,
         "repeated": None if rows.repeated is None else list(rows.repeated),
         "stages": list(rows.program.device_of_stage),
+        "recomputed": sorted(rows.program.instance.recompute),
         "layers": [list(layers_of(ops)) for ops in rows.slots],
         "slots": [[str(op) for op in ops] for ops in rows.slots],
     }
 
 
-def module_text() -> str:
-    """The module that runs the slots; it needs torch and nothing else."""
-    return resources("schedopt.export").joinpath("torch_kfac_slots.py").read_text()
+def _scripts() -> dict[str, str]:
+    here = resources("schedopt.export")
+    return {
+        name: here.joinpath(source).read_text("utf-8")
+        for name, source in _SCRIPTS.items()
+    }

@@ -4,12 +4,12 @@
     for step in range(steps):
         slots.step(step, inputs, target=targets, losses=losses)
 
-``runtime`` is a ``_PipelineScheduleRuntime`` (torch 2.13) of this rank's ``pipeline``
-(its ``PipelineStage`` objects, not FSDP modules, made with ``input_args`` and
-``output_args``), with ``scale_grads=True`` and a loss that is the mean of a microbatch.
+``runtime`` is a ``_PipelineScheduleRuntime`` of this rank's ``pipeline`` (its
+``PipelineStage`` objects, not FSDP modules) with ``scale_grads=True`` and a loss that
+is the mean of a microbatch; ``run_torch_kfac.py`` beside this file makes one.
 ``layers`` has for each of its stages the ``nn.Linear`` of each name in the table, and
-``update(stage)`` is the optimizer's step on a stage's parameters; it forgets their
-gradients after it.
+``update(stage)`` is the optimizer's step on a stage's parameters, after which their
+gradients are forgotten.
 
 The table lists one file of rows per step and what each slot ``<stage>UNSHARD<number>``
 does. Everything happens where it stands in the rows:
@@ -23,8 +23,9 @@ does. Everything happens where it stands in the rows:
 * STEP: ``update``.
 
 Steps that the table calls ``repeated`` come again and again, unless ``forever`` is
-False: then the training ends with the table's last step. ``recomputed`` are the stages
-with activation checkpointing, ``observe`` is called after every slot.
+False: then the training ends with the table's last step. ``observe`` is called after
+every slot. The stages that the table calls ``recomputed`` have activation
+checkpointing, and their inputs are taken when the backward recomputes them.
 
 The mean of B is that of the rows' own losses: a microbatch's loss is the mean over its
 rows. Needs torch and nothing else.
@@ -116,7 +117,6 @@ class KfacSlots:
         *,
         update: Callable[[int], None],
         damping: float = 0.1,
-        recomputed: Sequence[int] = (),
         forever: bool = True,
         observe: Callable[[SlotOp], None] | None = None,
     ) -> None:
@@ -135,7 +135,7 @@ class KfacSlots:
         self.layers = layers
         self.update = update
         self.damping = damping
-        self.recomputed = frozenset(recomputed)
+        self.recomputed = frozenset(document["recomputed"])
         self.observe = observe
         self.factors: dict[tuple[int, str], Factor] = {
             (stage, f"{name}.{side}"): Factor()
