@@ -18,6 +18,7 @@ from schedopt.execute import Backend, Comms, Execution, Job, Model, job_of
 from schedopt.execute import execute as execute_job
 from schedopt.execute.executing import FIDELITY
 from schedopt.execute.job import trace_name
+from schedopt.execute.outcome import Outcome
 from schedopt.execute.processes import TORCH, torch_version
 from schedopt.export import load_program
 from schedopt.formats import Limits
@@ -157,13 +158,20 @@ def _judged(path: Path, execution: Execution) -> int:
     """The exit code; complains about other gradients, and warns of another time."""
     outcome, fidelity = execution.outcome, execution.fidelity
     if not execution.agrees:
-        worst = outcome.gradient
+        worst = outcome.worst
+        if not outcome.is_as_planned:
+            complain(
+                f"{path}: second-order work was left out, or its data waited for longer"
+                " than the rows have it; that is a fault of schedopt"
+            )
+            return REFUSED
         if worst.value <= execution.tolerance:
             what = f"losses differ by {outcome.loss_difference:.3g}"
         elif math.isinf(worst.value):
             what = f"a gradient is missing ({worst.where})"
         else:
-            what = f"gradients differ by up to {worst.value:.3g} ({worst.where})"
+            sort = "gradients differ" if outcome.job.kfac is None else "results differ"
+            what = f"{sort} by up to {worst.value:.3g} ({worst.where})"
         complain(
             f"{path}: {what} from the unpipelined model's, more than"
             f" {execution.tolerance:g}; do not train with this schedule"
@@ -199,6 +207,8 @@ def execution_lines(
             " in every step",
         ),
     ]
+    if job.kfac is not None:
+        lines += _kfac_lines(outcome)
     if fidelity is not None:
         lines += [
             ("step predicted", f"{fidelity.predicted_s:.3f} s"),
@@ -218,6 +228,32 @@ def execution_lines(
         names = shlex.quote(str(trace)) + "/rank*.json.gz"
         lines.append(("next", f"schedopt import torch-trace {names} -o traced.yaml"))
     return lines
+
+
+def _kfac_lines(outcome: Outcome) -> list[tuple[str, str]]:
+    waiting = ", ".join(map(str, outcome.most_waiting))
+    return [
+        (
+            "factors differ",
+            f"by {_small(outcome.factor.value)} at most, {outcome.factors} compared",
+        ),
+        ("inverses differ", f"by {_small(outcome.inverse.value)} at most"),
+        ("parameters differ", f"by {_small(outcome.parameter.value)} at most"),
+        ("data waiting", f"{waiting} tensors at most, by rank, as the schedule has it"),
+    ]
+
+
+def _kfac_document(outcome: Outcome) -> dict[str, Any] | None:
+    if outcome.job.kfac is None:
+        return None
+    return {
+        "factors": outcome.factors,
+        "max_factor_difference": _finite(outcome.factor.value),
+        "max_inverse_difference": _finite(outcome.inverse.value),
+        "max_parameter_difference": _finite(outcome.parameter.value),
+        "most_waiting_tensors": list(outcome.most_waiting),
+        "as_planned": outcome.is_as_planned,
+    }
 
 
 def _model_text(job: Job) -> str:
@@ -248,6 +284,7 @@ def execution_document(execution: Execution) -> dict[str, Any]:
         "max_loss_difference": _finite(outcome.loss_difference),
         "max_gradient_difference": _finite(outcome.gradient.value),
         "max_gradient_difference_at": outcome.gradient.where,
+        "kfac": _kfac_document(outcome),
         "tolerance": execution.tolerance,
         "agrees": execution.agrees,
         "step_seconds": list(outcome.step_s),

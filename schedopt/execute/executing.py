@@ -13,6 +13,9 @@ from schedopt.execute.processes import Progress, run_ranks, torch_version
 TOLERANCE = 1e-12
 """How far losses and gradients in float64 may be from the plain model's."""
 
+KFAC_TOLERANCE = 1e-10
+"""The same where K-FAC inverts factors, and for factors, inverses and parameters."""
+
 FIDELITY = 0.06
 """How far, as a share, a measured step may be from the predicted one without a word."""
 
@@ -103,6 +106,11 @@ def execute_jobs(
     version = torch_version()
     outcomes = run_ranks(jobs, backend=backend, timeout_s=timeout_s, progress=progress)
     return [
-        Execution(outcome=outcome, torch=version, backend=backend)
+        Execution(
+            outcome=outcome,
+            torch=version,
+            backend=backend,
+            tolerance=TOLERANCE if outcome.job.kfac is None else KFAC_TOLERANCE,
+        )
         for outcome in outcomes
     ]

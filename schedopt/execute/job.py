@@ -8,9 +8,11 @@ from typing import Any
 
 from schedopt.errors import ExportError
 from schedopt.execute.choices import TRACED_STEPS, Comms, Model
+from schedopt.execute.kfac_plan import KfacPlan, plan_of
 from schedopt.execute.prediction import Prediction, predict
 from schedopt.export.checking import faults
 from schedopt.export.formats import as_exported
+from schedopt.export.kfac_rows import KfacRows, kfac_rows
 from schedopt.export.lowering import lower
 from schedopt.export.program import Program
 from schedopt.export.torch_rows import compute_only_csv, compute_rows
@@ -56,6 +58,9 @@ class Job:
         Seconds that each op sleeps, by notation; empty but for ``sleep``.
     predicted_s : float or None
         How long a step is predicted to take; None but for ``sleep``.
+    kfac : KfacPlan or None
+        The second-order work of all steps, if there is some; ``csv`` then has the rows
+        of the first step.
     """
 
     name: str
@@ -73,6 +78,7 @@ class Job:
     traced_steps: int = 0
     sleep_s: dict[str, float] = field(default_factory=dict)
     predicted_s: float | None = None
+    kfac: KfacPlan | None = None
 
     @property
     def ranks(self) -> int:
@@ -103,8 +109,13 @@ class Job:
                 "recompute": tuple(document["recompute"]),
                 "model": Model(document["model"]),
                 "gpt": document["gpt"] and GptModel(**document["gpt"]),
+                "kfac": document["kfac"] and KfacPlan.from_document(document["kfac"]),
             }
         )
+
+
+LINEAR_LAYERS = {Model.TRANSFORMER: 4, Model.MLP: 2}
+"""How many linear layers a block has; those of the models that K-FAC is run with."""
 
 
 def trace_name(rank: int) -> str:
@@ -152,6 +163,14 @@ def job_of(  # noqa: PLR0913 (one argument per choice)
             " give the model that its instance was measured with"
         )
         raise ExportError(msg)
+    if program.instance.kfac is not None:
+        if model not in LINEAR_LAYERS or trace is not None:
+            msg = (
+                "has K-FAC work, which is executed with the models"
+                f" {' and '.join(LINEAR_LAYERS)}, and not traced"
+            )
+            raise ExportError(msg)
+        return kfac_job(kfac_rows(program), model, seed=seed, steps=steps)
     program = _exported(program)
     prediction = predict(program) if model is Model.SLEEP else None
     slept: dict[str, float] = {}
@@ -176,6 +195,47 @@ def job_of(  # noqa: PLR0913 (one argument per choice)
         steps=steps or (4 if model is Model.SLEEP else 2),
         sleep_s=slept,
         predicted_s=predicted_s,
+    )
+
+
+def kfac_job(
+    rows: KfacRows,
+    model: Model = Model.TRANSFORMER,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+) -> Job:
+    """The job that executes a training with K-FAC.
+
+    The first linear layers of a stage are preconditioned, as many as the schedule has
+    layers; the stage has as many blocks as that takes.
+
+    Parameters
+    ----------
+    steps
+        None: those of the schedule. A number: so many, and those that repeat come again
+        and again.
+
+    Raises
+    ------
+    ExportError
+        If steps should repeat and none do.
+    """
+    program = rows.program
+    plan = plan_of(rows, steps)
+    most = max(map(len, plan.layers))
+    return Job(
+        name=program.name,
+        csv=text_of(rows.steps[0]),
+        has_comms=True,
+        recompute=tuple(sorted(program.instance.recompute)),
+        device_of_stage=program.device_of_stage,
+        microbatches=program.microbatches,
+        model=model,
+        blocks=max(1, -(-most // LINEAR_LAYERS[model])),
+        seed=seed,
+        steps=plan.steps,
+        kfac=plan,
     )
 
 

@@ -32,6 +32,44 @@ class Difference(NamedTuple):
         return worst
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KfacOutcome:
+    """What a rank's second-order work came to in one training step.
+
+    Attributes
+    ----------
+    factor, inverse, parameter : Difference
+        The largest over the factors that were inverted in the step, their inverses, and
+        the parameters after the optimizer's steps.
+    factors : int
+        How many factors were compared.
+    most_waiting, left_waiting : int
+        How many inputs and output gradients waited for their curvature: at most, since
+        the training began, and at the end of the step.
+    slots : int
+        How many slots were executed since the training began.
+    """
+
+    factor: Difference
+    inverse: Difference
+    parameter: Difference
+    factors: int
+    most_waiting: int
+    left_waiting: int
+    slots: int
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> KfacOutcome:
+        """The inverse of ``dataclasses.asdict``, after JSON."""
+        differences = ("factor", "inverse", "parameter")
+        return cls(
+            **{
+                **document,
+                **{name: Difference(*document[name]) for name in differences},
+            }
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
     """One training step on one rank.
@@ -51,6 +89,9 @@ class StepOutcome:
         When the step started and ended; seconds of the machine's monotonic clock.
     spans : list of [op, start, end]
         What slept when, on the same clock.
+    kfac : KfacOutcome or None
+        What the second-order work came to, if there is any. Gradients are then the
+        preconditioned ones.
     """
 
     loss: float | None
@@ -61,6 +102,7 @@ class StepOutcome:
     start_s: float
     end_s: float
     spans: Sequence[tuple[str, float, float]]
+    kfac: KfacOutcome | None = None
 
     def document(self) -> dict[str, Any]:
         """As the ranks write it; ``from_document`` reads it."""
@@ -69,7 +111,14 @@ class StepOutcome:
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> StepOutcome:
         """The inverse of ``document``."""
-        return cls(**{**document, "gradient": Difference(*document["gradient"])})
+        return cls(
+            **{
+                **document,
+                "gradient": Difference(*document["gradient"]),
+                "kfac": document["kfac"]
+                and KfacOutcome.from_document(document["kfac"]),
+            }
+        )
 
 
 class SpanOnRank(NamedTuple):
@@ -115,8 +164,58 @@ class Outcome:
         )
 
     def agrees(self, tolerance: float) -> bool:
-        """Whether losses and gradients differ by no more than ``tolerance``."""
-        return self.gradient.value <= tolerance and self.loss_difference <= tolerance
+        """Whether nothing differs by more, and all second-order work was done."""
+        values = (self.worst.value, self.loss_difference)
+        return all(value <= tolerance for value in values) and self.is_as_planned
+
+    # -- second-order work ----------------------------------------------------
+
+    @property
+    def factor(self) -> Difference:
+        """The largest difference of a factor A or B that was inverted."""
+        return Difference.largest(kfac.factor for kfac in self._kfac())
+
+    @property
+    def inverse(self) -> Difference:
+        """The largest difference of an inverse."""
+        return Difference.largest(kfac.inverse for kfac in self._kfac())
+
+    @property
+    def parameter(self) -> Difference:
+        """The largest difference of a parameter after a step."""
+        return Difference.largest(kfac.parameter for kfac in self._kfac())
+
+    @property
+    def worst(self) -> Difference:
+        """The largest difference of anything but a loss."""
+        found = [self.gradient]
+        if self.job.kfac is not None:
+            found += [self.factor, self.inverse, self.parameter]
+        return Difference.largest(found)
+
+    @property
+    def factors(self) -> int:
+        """How many factors were inverted and compared, in all steps."""
+        return sum(kfac.factors for kfac in self._kfac())
+
+    @property
+    def most_waiting(self) -> tuple[int, ...]:
+        """For each rank how many inputs and output gradients waited at once."""
+        return tuple(rank[-1].kfac.most_waiting for rank in self.steps if rank[-1].kfac)
+
+    @property
+    def is_as_planned(self) -> bool:
+        """Whether every slot ran, and data waited just as the rows have it."""
+        plan = self.job.kfac
+        if plan is None:
+            return True
+        slots = tuple(rank[-1].kfac.slots for rank in self.steps if rank[-1].kfac)
+        return self.most_waiting == plan.most_waiting and slots == plan.slots
+
+    def _kfac(self) -> Iterable[KfacOutcome]:
+        return (step.kfac for step in self._all() if step.kfac is not None)
+
+    # -- times ----------------------------------------------------------------
 
     @property
     def step_s(self) -> tuple[float, ...]:

@@ -98,6 +98,10 @@ def run_ranks(
         for number, job in enumerate(jobs):
             path = folder / f"job-{number}.csv"
             path.write_text(job.csv, encoding="utf-8")
+            if job.kfac is not None:
+                path.with_suffix("").mkdir()
+                for file, text in job.kfac.files.items():
+                    (path.with_suffix("") / file).write_text(text, encoding="utf-8")
         watched = _Ranks(folder, jobs, count)
         stack.callback(watched.end)
         watched.start()

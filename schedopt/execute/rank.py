@@ -14,90 +14,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.pipelining import PipelineStage
-from torch.distributed.pipelining.schedules import _PipelineScheduleRuntime
 from torch.profiler import ProfilerActivity, profile
 
 from schedopt.errors import ExecutionError, SchedOptError
 from schedopt.execute.choices import Backend
 from schedopt.execute.job import Job, trace_name
-from schedopt.execute.models import (
-    COMPARED,
-    Batch,
-    batch_of,
-    boundary_of,
-    loss_of,
-    stage_of,
-)
+from schedopt.execute.kfac_rank import execute_kfac
+from schedopt.execute.models import Batch, loss_of, stage_of
 from schedopt.execute.outcome import Difference, StepOutcome
-from schedopt.execute.sleeping import Timeline
-
-LEARNING_RATE = 0.05  # between steps, so that the second one has other weights
-
-
-class _Pipelined:
-    """A rank's stages, and torch's runtime with the rows loaded."""
-
-    def __init__(
-        self,
-        job: Job,
-        rank: int,
-        device: torch.device,
-        csv: Path,
-        dtype: torch.dtype = COMPARED,
-    ) -> None:
-        self.job = job
-        self.device = device
-        self.dtype = dtype
-        self.timeline = Timeline()
-        count = len(job.device_of_stage)
-        self.modules = {
-            stage: stage_of(job, stage, self.timeline, dtype).to(device)
-            for stage, owner in enumerate(job.device_of_stage)
-            if owner == rank
-        }
-        stages = []
-        for number, module in self.modules.items():
-            ends = boundary_of(job, number, dtype)
-            inputs, outputs = (end.to(device) for end in ends)
-            stages.append(
-                PipelineStage(
-                    module,
-                    number,
-                    count,
-                    device,
-                    input_args=inputs,
-                    output_args=outputs,
-                )
-            )
-        self.runtime = _PipelineScheduleRuntime(
-            stages, job.microbatches, loss_fn=loss_of, scale_grads=True
-        )
-        self.runtime._load_csv(  # noqa: SLF001 (there is no public way to load rows)
-            str(csv), format="compute_comms" if job.has_comms else "compute_only"
-        )
-        self.is_first = 0 in self.modules
-        self.is_last = count - 1 in self.modules
-
-    def batch(self, step: int) -> Batch:
-        """A step's data on this device."""
-        batch = batch_of(self.job, step, self.dtype)
-        return Batch(batch.inputs.to(self.device), batch.target.to(self.device))
-
-    def step(self, batch: Batch) -> list[Tensor]:
-        """One training step; the losses if the last stage is here."""
-        losses: list[Tensor] = []
-        given = (batch.inputs,) if self.is_first else ()
-        # Outputs that are returned would be kept until the step ends.
-        if self.is_last:
-            self.runtime.step(
-                *given, target=batch.target, losses=losses, return_outputs=False
-            )
-        else:
-            self.runtime.step(*given, return_outputs=False)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return losses
+from schedopt.execute.pipelined import (
+    LEARNING_RATE,
+    Pipelined,
+    distance,
+    loss_difference,
+    mean_of,
+)
 
 
 class _Plain:
@@ -130,7 +61,7 @@ def execute(
     job: Job, rank: int, device: torch.device, csv: Path
 ) -> Iterator[StepOutcome]:
     """Train with a job's schedule and without, and compare, step by step."""
-    pipelined = _Pipelined(job, rank, device, csv)
+    pipelined = Pipelined(job, rank, device, csv)
     plain = _Plain(job, device)
     for number in range(job.steps):
         batch = pipelined.batch(number)
@@ -147,7 +78,7 @@ def trace(
     job: Job, rank: int, device: torch.device, csv: Path, target: Path
 ) -> Iterator[int]:
     """Train in the model's own type, and write torch's trace; the steps done so far."""
-    pipelined = _Pipelined(job, rank, device, csv, getattr(torch, job.dtype))
+    pipelined = Pipelined(job, rank, device, csv, getattr(torch, job.dtype))
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
@@ -164,7 +95,7 @@ def trace(
 
 
 def _compared(
-    pipelined: _Pipelined,
+    pipelined: Pipelined,
     plain: _Plain,
     losses: list[Tensor],
     plain_losses: list[Tensor],
@@ -179,11 +110,11 @@ def _compared(
     ]
     has_loss = pipelined.is_last
     return StepOutcome(
-        loss=_mean(losses) if has_loss else None,
-        plain_loss=_mean(plain_losses) if has_loss else None,
-        loss_difference=_loss_difference(losses, plain_losses) if has_loss else 0.0,
+        loss=mean_of(losses) if has_loss else None,
+        plain_loss=mean_of(plain_losses) if has_loss else None,
+        loss_difference=loss_difference(losses, plain_losses) if has_loss else 0.0,
         gradient=Difference.largest(
-            Difference(_distance(one.grad, other.grad), where)
+            Difference(distance(one.grad, other.grad), where)
             for where, one, other in pairs
         ),
         gradients=len(pairs),
@@ -191,22 +122,6 @@ def _compared(
         end_s=times[1],
         spans=list(pipelined.timeline),
     )
-
-
-def _mean(losses: list[Tensor]) -> float:
-    return float(torch.stack(losses).mean()) if losses else float("nan")
-
-
-def _loss_difference(losses: list[Tensor], plain: list[Tensor]) -> float:
-    if len(losses) != len(plain):
-        return float("inf")
-    return float((torch.stack(losses) - torch.stack(plain)).abs().max())
-
-
-def _distance(one: Tensor | None, other: Tensor | None) -> float:
-    if one is None or other is None:
-        return 0.0 if one is other else float("inf")
-    return float((one - other).abs().max())
 
 
 def _descend(*models: Iterable[nn.Module]) -> None:
@@ -275,7 +190,12 @@ def _lines(plan: dict[str, Any], rank: int, folder: Path) -> Iterator[dict[str, 
     yield {"ready": True}
     for number, job in enumerate(jobs):
         csv = folder / f"job-{number}.csv"
-        for step in execute(job, rank, device, csv):
+        executed = (
+            execute(job, rank, device, csv)
+            if job.kfac is None
+            else execute_kfac(job, rank, device, csv)
+        )
+        for step in executed:
             yield {"job": number, "step": step.document()}
         if job.trace is not None:
             target = Path(job.trace) / trace_name(rank)

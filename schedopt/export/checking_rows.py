@@ -27,6 +27,7 @@ class FaultRule(StrEnum):
     WAIT = "cyclic wait"
     DEFERRED = "deferred receives"
     LOCKSTEP = "lockstep"
+    SLOT = "slot"
 
 
 class Fault(NamedTuple):

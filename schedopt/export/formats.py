@@ -24,6 +24,7 @@ from schedopt.export import (
     mindspeed,
     tables,
     torch_files,
+    torch_kfac,
     torchtitan,
     zero_bubble,
 )
@@ -133,6 +134,16 @@ _LISTED = (
         Evidence.EXECUTED,
         torch_files.with_transfers,
         _RUN_TORCH,
+    ),
+    ExportFormat(
+        "torch-kfac",
+        "a training with K-FAC for torch: a CSV per step, and what runs its slots",
+        None,
+        Evidence.EXECUTED,
+        torch_kfac.files,
+        "{cd}torchrun --nproc-per-node {ranks} run_torch_kfac.py {stem}.kfac.json"
+        " --model MODEL.py  (MODEL.py is yours: the top of run_torch_kfac.py says what"
+        " it has)",
     ),
     ExportFormat(
         "torchtitan",

@@ -64,6 +64,8 @@ def _one_step(program: Program, profile: RuntimeProfile) -> Iterator[BrokenRule]
     instance = program.instance
     if instance.kfac is not None:
         detail = f"{profile.name} has no K-FAC work: remove kfac from the instance"
+        if profile.name == "torch-csv":
+            detail = "rows alone have no K-FAC work: export torch-kfac, or remove kfac"
         yield BrokenRule("kfac", None, f"{detail} and solve again")
     if instance.steps > 1:
         detail = (
