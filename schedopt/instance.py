@@ -136,6 +136,11 @@ class FactorBarrier(StrEnum):
     DEVICE = "device"
 
 
+def layer_name(module: str, count: int, number: int) -> str:
+    """What ops call one of the ``count`` layers of a module: ``ffn``, or ``ffn.1``."""
+    return module if count == 1 else f"{module}.{number}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KfacModule:
     """``count`` equal linear layers of a stage that K-FAC preconditions.
@@ -166,6 +171,12 @@ class KfacModule:
     saved_gradient: Number = 0
     factor_a: Number = 0
     factor_b: Number = 0
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """What ops call the layers, in order."""
+        numbers = range(self.count)
+        return tuple(layer_name(self.name, self.count, number) for number in numbers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

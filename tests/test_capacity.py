@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from schedopt.build import build_graph, least_peaks, shortfalls
+from schedopt.cpsat import Effort, Outcome, Scope, run
 from schedopt.formats import instance_from_document
+from schedopt.instance import Backward, Objective
+from schedopt.paths import paths
+from schedopt.solve.starts import one_by_one
 from tests.strategies import random_instance, serial_schedule
 
 
-def graph_of(**fields):
+def instance_of(**fields):
     document = {
         "schema": "schedopt/instance/v1",
         "name": "t",
@@ -20,7 +25,11 @@ def graph_of(**fields):
         "stages": [{"forward": 1, "backward": 2, "activation": 10}],
         **fields,
     }
-    return build_graph(instance_from_document(document, "t"))
+    return instance_from_document(document, "t")
+
+
+def graph_of(**fields):
+    return build_graph(instance_of(**fields))
 
 
 def test_one_stage_needs_one_activation():
@@ -79,6 +88,72 @@ def test_a_shortfall_names_the_device_and_the_least_limit():
     stage = {"forward": 1, "backward": 2, "activation": 10}
     (found,) = shortfalls(graph_of(stages=[stage], memory_limit=9))
     assert (found.device, found.limit, found.least_peak) == (0, 9_000_000, 10_000_000)
+
+
+def test_what_an_op_without_duration_frees_is_gone_when_what_it_makes_comes():
+    stage = {
+        "forward": 5,
+        "backward_input": 0,
+        "backward_weight": 5,
+        "activation": 10,
+        "activation_until_input": 10,
+        "input_gradient": 10,
+    }
+    graph = graph_of(stages=[stage], backward="split")
+    assert least_peaks(graph) == (10_000_000,)
+    tight = instance_of(stages=[stage], backward="split", memory_limit=10)
+    schedule = one_by_one(tight, build_graph(tight))
+    assert schedule is not None
+    assert schedule.peak_memory == (10_000_000,)
+
+
+@pytest.mark.parametrize(
+    ("latency", "least"),
+    [(0, 0), (1, 14)],  # held for no time; while the gradient is under way
+)
+def test_a_stage_without_duration_holds_what_waits_for_others(latency, least):
+    none = {"forward": 0, "backward": 0, "activation": 14}
+    graph = graph_of(
+        devices=2,
+        stages=[none, {"forward": 0, "backward": 0}],
+        communication={"latency": latency},
+    )
+    assert least_peaks(graph) == (least * 1_000_000, 0)
+
+
+def with_joint_ops(instance):
+    """Forwards and backwards may run as one op that takes no time."""
+    stages = tuple(replace(stage, overlap=0) for stage in instance.stages)
+    return replace(instance, stages=stages)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("seed", range(25))
+def test_no_schedule_with_durations_of_0_needs_less(seed, joint):
+    """Nothing fits in a grain less on any device, as CP-SAT proves."""
+    rng = random.Random(seed)
+    backwards = [Backward.WHOLE] if joint else list(Backward)
+    instance = random_instance(rng, max_ops=10, zeros=True, backwards=backwards)
+    graph = build_graph(with_joint_ops(instance) if joint else instance)
+    for device, least in enumerate(least_peaks(graph)):
+        if least == graph.devices[device].static:
+            continue
+        devices = [memory._replace(limit=None) for memory in graph.devices]
+        devices[device] = devices[device]._replace(limit=least - 1)
+        tight = replace(graph, devices=tuple(devices))
+        ends = paths(tight)
+        horizon = sum(data.duration for data in tight.data.values())
+        horizon += sum(edge.lag for edge in tight.edges)
+        scope = Scope(
+            graph=tight,
+            head=ends.head,
+            tail=ends.tail,
+            horizon=horizon,
+            lower_bound=0,
+            upper_bound=horizon,
+        )
+        found = run(scope, Objective.MAKESPAN, Effort(time_limit_s=60))
+        assert found.outcome is Outcome.INFEASIBLE
 
 
 @pytest.mark.parametrize("seed", range(120))

@@ -9,7 +9,7 @@ from typing import Any
 
 import networkx as nx
 import pytest
-from kfac_instances import KFAC, STAGE, random_training, training
+from kfac_instances import KFAC, MODULES, STAGE, random_training, training
 from strategies import random_literals
 
 from schedopt.build import build_graph
@@ -58,6 +58,16 @@ def shares(
 
 def buffers(graph: OpGraph, maker: str) -> list[Buffer]:
     return [b for b in graph.buffers if b.maker == Op.parse(maker)]
+
+
+def test_ops_name_layers_as_their_module_does() -> None:
+    graph = build_graph(training())
+    layers = tuple(layer for module in MODULES for layer in module.layers)
+    assert layers == LAYERS
+    for side, kind in SHARES.items():
+        assert {op.part for op in ops_of(graph, kind)} == set(layers)
+        inverted = {f"{layer}.{side}" for layer in layers}
+        assert inverted <= {op.part for op in ops_of(graph, OpKind.INVERSION)}
 
 
 # -- precedences --------------------------------------------------------------

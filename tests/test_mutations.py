@@ -29,7 +29,7 @@ from schedopt.simulate import simulate
 from schedopt.verify import Rule, verify_file, violations
 
 CASES = 200
-TRAININGS = 60
+TRAININGS = 40
 LEAST_CORRUPTIONS = 2_000
 
 

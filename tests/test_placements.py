@@ -38,6 +38,8 @@ from schedopt.instance import (
     Communication,
     Device,
     Instance,
+    Kfac,
+    KfacModule,
     Placement,
     StageCost,
     exact,
@@ -138,6 +140,21 @@ def test_looped_takes_several_stages_as_they_are() -> None:
 def test_looped_needs_an_equal_cut() -> None:
     with pytest.raises(NotApplicableError, match="3 stages cannot be cut"):
         looped(three_on_four())
+
+
+@pytest.mark.parametrize("rule", [looped, v_shaped, balanced])
+def test_a_layer_is_in_the_way_of_a_cut_only_if_kfac_needs_it(
+    rule: Callable[[Instance], Instance],
+) -> None:
+    costs = {"curvature_a": 1, "curvature_b": 1, "inversion_a": 1, "inversion_b": 1}
+    layers = (KfacModule(name="ffn", count=3, **costs),)
+    heavy = heavy_last()
+    plain = rule(heavy)
+    modules = tuple(replace(stage, modules=layers) for stage in heavy.stages)
+    instance = replace(heavy, stages=modules)
+    assert rule(instance) == plain
+    with pytest.raises(NotApplicableError, match="3 layers of module ffn cannot be"):
+        rule(replace(instance, kfac=Kfac()))
 
 
 def test_v_turns_back_at_the_last_device() -> None:

@@ -5,18 +5,35 @@ precedes some user of (or is one) is alive, whatever the order. The largest such
 a lower bound on the device's peak. Running the microbatches one after the other attains
 it for pipeline work without recomputation, so a limit at the least peak is always
 enough there.
+
+An op that takes no time does not run at any moment: what it frees is gone when what it
+makes comes. There the moment before it counts, with what has certainly been made by
+then, and its own moment, with what is certainly used after it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import add
+from typing import NamedTuple
 
 import networkx as nx
 
 from schedopt.opgraph import Buffer, OpGraph
-from schedopt.ops import Op
+from schedopt.ops import Op, OpKind
+
+_Following = Mapping[Op, frozenset[Op]]
+
+
+class _Moment(NamedTuple):
+    """A moment in a schedule: what has certainly happened before, and will after.
+
+    ``made`` says of an op that it has started, ``used`` that it has not ended.
+    """
+
+    made: Callable[[Op], bool]
+    used: Callable[[Op], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,33 +74,57 @@ def least_peaks(graph: OpGraph) -> tuple[int, ...]:
             key = (buffer.maker.step, buffer.maker.microbatch)
             buffers.setdefault(key, []).append(buffer)
     peaks = [device.static for device in graph.devices]
+    instant = _instant(graph)
     known: dict[object, tuple[int, ...]] = {}
     for key, ops in groups.items():
-        signature = _signature(graph, ops, buffers.get(key, []))
+        signature = _signature(graph, ops, buffers.get(key, []), instant)
         if signature not in known:
-            known[signature] = _peaks_of(graph, ops, buffers.get(key, []))
+            known[signature] = _peaks_of(graph, ops, buffers.get(key, []), instant)
         peaks = list(map(max, peaks, known[signature]))
     return tuple(peaks)
 
 
-def _signature(graph: OpGraph, ops: list[Op], buffers: list[Buffer]) -> object:
+def _instant(graph: OpGraph) -> frozenset[Op]:
+    """The ops that may take no time, by themselves or in a joint op that takes none."""
+    data = graph.data
+    none = {op for op, item in data.items() if item.duration == 0}
+    joint = {data[op].literal for op in none if op.kind is OpKind.OVERLAP}
+    replaced = {
+        name
+        for choice in graph.choices
+        if not joint.isdisjoint(choice.literals)
+        for name in choice.literals
+    }
+    return frozenset(none) | {op for op in data if data[op].literal in replaced}
+
+
+def _signature(
+    graph: OpGraph, ops: list[Op], buffers: list[Buffer], instant: frozenset[Op]
+) -> object:
     """What decides a microbatch's least peaks: equal for equal microbatches."""
+    lags: tuple[bool, ...] = ()
+    if not instant.isdisjoint(ops):  # else it does not matter whether there are any
+        lags = tuple(lag > 0 for op in ops for _, lag in graph.successors(op))
     return (
-        tuple(
-            (op.kind, op.stage, graph.data[op].device, graph.data[op].duration > 0)
-            for op in ops
-        ),
+        tuple((op.kind, op.stage, graph.data[op].device, op in instant) for op in ops),
         tuple((buffer.device, buffer.size) for buffer in buffers),
+        lags,
     )
 
 
-def _peaks_of(graph: OpGraph, ops: list[Op], buffers: list[Buffer]) -> tuple[int, ...]:
+def _peaks_of(
+    graph: OpGraph, ops: list[Op], buffers: list[Buffer], instant: frozenset[Op]
+) -> tuple[int, ...]:
     """The least peaks of one microbatch alone, minimal over its alternatives."""
     reach = _reach(graph, ops)
+    later = reach if instant.isdisjoint(ops) else _later(graph, reach, instant)
     certain = [device.static for device in graph.devices]
     by_literal: dict[str, list[int]] = {}
     for op in ops:
-        levels = _levels_during(graph, op, buffers, reach)
+        levels = [device.static for device in graph.devices]
+        for moment in _moments_of(op, reach, later, instant):
+            at_once = _levels_at(graph, op, moment, buffers, reach)
+            levels = list(map(max, levels, at_once))
         literal = graph.data[op].literal
         if literal is None:
             certain = list(map(max, certain, levels))
@@ -99,23 +140,37 @@ def _peaks_of(graph: OpGraph, ops: list[Op], buffers: list[Buffer]) -> tuple[int
     return tuple(peaks)
 
 
-def _levels_during(
-    graph: OpGraph, op: Op, buffers: list[Buffer], reach: Mapping[Op, frozenset[Op]]
+def _moments_of(
+    op: Op, reach: _Following, later: _Following, instant: frozenset[Op]
+) -> Iterator[_Moment]:
+    """While ``op`` runs; if it may take no time, just before it and just after."""
+    if op not in instant:
+        yield _Moment(lambda maker: op in reach[maker], reach[op].__contains__)
+        return
+    yield _Moment(lambda maker: op in later[maker], reach[op].__contains__)
+    yield _Moment(
+        lambda maker: op in reach[maker],
+        lambda user: user in later[op] or (user in reach[op] and user not in instant),
+    )
+
+
+def _levels_at(
+    graph: OpGraph, op: Op, moment: _Moment, buffers: list[Buffer], reach: _Following
 ) -> list[int]:
-    """The least memory level of each device while ``op`` runs, if it is present."""
+    """The least memory level of each device at a moment of ``op``, if it is present."""
     levels = [device.static for device in graph.devices]
     excluded = _excluded_with(graph, op)
     alive: set[int] = set()
     for index, buffer in enumerate(buffers):
-        if op not in reach[buffer.maker]:
+        if not moment.made(buffer.maker):
             continue
         users = [
             user
             for user in buffer.users
             if user in reach and graph.data[user].literal not in excluded
         ]
-        makes = op == buffer.maker and graph.data[op].duration > 0
-        if makes or (users and all(user in reach[op] for user in users)):
+        makes = op == buffer.maker and moment.used(op)
+        if makes or (users and all(map(moment.used, users))):
             alive.add(index)
     own = graph.data[op].literal
     optional: dict[str, list[int]] = {}
@@ -137,9 +192,9 @@ def _levels_during(
                 following.maker in buffer.users
                 and following.device == buffer.device
                 and not alive & {index, other}
-                and op in reach[buffer.maker]
-                and op not in reach[following.maker]
-                and all(user in reach[op] for user in following.users if user in reach)
+                and moment.made(buffer.maker)
+                and not moment.made(following.maker)
+                and all(map(moment.used, filter(reach.__contains__, following.users)))
             )
             if handed_over:
                 levels[buffer.device] += min(buffer.size, following.size)
@@ -188,3 +243,35 @@ def _reach(graph: OpGraph, ops: list[Op]) -> dict[Op, frozenset[Op]]:
                 found |= reach[after]
         reach[op] = frozenset(found)
     return reach
+
+
+def _later(graph: OpGraph, reach: _Following, instant: frozenset[Op]) -> _Following:
+    """The ops that start later than each of them in any case, where both are present.
+
+    An op that takes time, or a lag, is on the way to them: on each way, whichever
+    alternatives are taken.
+    """
+    literal_of = {op: graph.data[op].literal for op in reach}
+    taken = set(literal_of.values())
+    choices = [tuple(n for n in c.literals if n in taken) for c in graph.choices]
+    choices = [literals for literals in choices if literals]
+    later: dict[Op, frozenset[Op]] = {}
+    for op in reach:  # those that follow come first
+        found: set[Op] = set()
+        ways: dict[str, set[Op]] = {}
+        for after, lag in graph.successors(op):
+            if after not in reach:
+                continue
+            takes_time = op not in instant or lag > 0
+            there = reach[after] if takes_time else later[after]
+            literal = literal_of[after]
+            if literal is None or literal == literal_of[op]:
+                found |= there
+            else:
+                found |= {one for one in there if literal_of[one] == literal}
+                ways.setdefault(literal, set()).update(there)
+        for literals in choices:
+            if ways and ways.keys() >= set(literals):
+                found |= set.intersection(*(ways[name] for name in literals))
+        later[op] = frozenset(found)
+    return later

@@ -233,20 +233,13 @@ def _merge_modules(stages: tuple[StageCost, ...]) -> tuple[KfacModule, ...]:
     for module, count in counts.items():
         named = replace(module, count=count)
         number = 1
-        while named.name in names or not layers.isdisjoint(_layers(named)):
+        while named.name in names or not layers.isdisjoint(named.layers):
             number += 1
             named = replace(named, name=f"{module.name}-{number}")
         merged.append(named)
         names.add(named.name)
-        layers.update(_layers(named))
+        layers.update(named.layers)
     return tuple(merged)
-
-
-def _layers(module: KfacModule) -> list[str]:
-    """What the builder calls the layers of a module."""
-    if module.count == 1:
-        return [module.name]
-    return [f"{module.name}.{number}" for number in range(module.count)]
 
 
 def _recompute(instance: Instance, count: int) -> frozenset[int]:

@@ -101,8 +101,7 @@ class Factor(NamedTuple):
 def factors_of(instance: Instance, stage: int) -> Iterator[Factor]:
     """Both factors of every layer of a stage."""
     for module in instance.stages[stage].modules:
-        for number in range(module.count):
-            layer = module.name if module.count == 1 else f"{module.name}.{number}"
+        for layer in module.layers:
             for side in "AB":
                 yield Factor(stage, layer, side, module)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from schedopt.build.balance import balanced_sizes, largest_load
-from schedopt.build.derive import Form, cut, derive, form_of
+from schedopt.build.derive import Form, cut, derive, form_of, worked_on
 from schedopt.errors import InstanceError, NotApplicableError
 from schedopt.formats import Limits, instance_document, instance_from_document
 from schedopt.instance import Instance, Placement, StageCost, exact, place
@@ -194,7 +194,7 @@ def _several_per_device(instance: Instance) -> Instance:
         raise NotApplicableError(msg)
     unit = exact(instance.resolution)
     parts: tuple[StageCost, ...] = tuple(
-        part for stage in instance.stages for part in cut(stage, pieces, unit)
+        part for stage in worked_on(instance) for part in cut(stage, pieces, unit)
     )
     recompute = {s * pieces + i for s in instance.recompute for i in range(pieces)}
     return replace(instance, stages=parts, recompute=frozenset(recompute))

@@ -1,14 +1,13 @@
-"""Start variables of a frame's ops in every step of a cycle, and the gaps they leave.
+"""Start variables of a frame's ops in every step of a cycle, and the spaces they leave.
 
 The ops of a stream keep a given order. So the earliest and latest starts of each op are
-longest paths over the cycle, the gaps of a device are those between neighbours, and
-their lengths are differences of two variables.
+longest paths over the cycle; a space is what lies between neighbours of a device, and
+its length is a difference of two variables.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import NamedTuple
 
 from ortools.sat.python import cp_model
@@ -20,6 +19,9 @@ from schedopt.refresh.frame import END_OF_STEP, Frame
 
 Sequences = Mapping[Stream, Sequence[Op]]
 """The order of a step's ops on each stream."""
+
+Steps = Sequence[Mapping[Op, int]]
+"""For each step of a cycle the starts of its ops, ticks from the step's start."""
 
 
 class Wait(NamedTuple):
@@ -35,7 +37,7 @@ class Wait(NamedTuple):
 
 
 class Space(NamedTuple):
-    """The idle time of a device after one of its ops, up to the next one.
+    """What lies between an op of a device and the next one.
 
     ``step`` and ``position`` are those of the op before it, counted from the cycle's
     start and along the device's order. ``begin`` is the earliest that it can begin and
@@ -48,6 +50,11 @@ class Space(NamedTuple):
     begin: int
     end: int
 
+    @property
+    def longest(self) -> int:
+        """How long it can be at most, coarse ticks."""
+        return self.end - self.begin
+
 
 def sequences_of(frame: Frame) -> Sequences:
     """The order that the frame's own times imply."""
@@ -56,32 +63,8 @@ def sequences_of(frame: Frame) -> Sequences:
     for stream, ops in frame.graph.streams.items():
         present = [op for op in ops if op in frame.start]
         if present:
-            found[stream] = tuple(
-                sorted(
-                    present, key=lambda op: (frame.start[op], frame.end(op), place[op])
-                )
-            )
-    return found
-
-
-def waits_of(frame: Frame, sequences: Sequences) -> list[Wait]:
-    """Precedences, orders, and that forwards wait for the optimizer's step before."""
-    data, start = frame.graph.data, frame.start
-    found = [
-        Wait(before, after, data[before].duration + lag, False)
-        for before, after, lag in frame.graph.edges
-        if before in start and after in start
-    ]
-    for ops in sequences.values():
-        for number, op in enumerate(ops):
-            is_last = number + 1 == len(ops)
-            after = ops[0] if is_last else ops[number + 1]
-            found.append(Wait(op, after, data[op].duration, is_last))
-    steps = {(op.stage, data[op].device): op for op in start if op.kind is OpKind.STEP}
-    for op in start:
-        if op.kind in (OpKind.FORWARD, OpKind.OVERLAP):
-            step = steps[op.stage, data[op].device]
-            found.append(Wait(step, op, data[step].duration, True))
+            key = {op: (frame.start[op], frame.end(op), place[op]) for op in present}
+            found[stream] = tuple(sorted(present, key=key.__getitem__))
     return found
 
 
@@ -95,7 +78,7 @@ class Windows:
     def __init__(self, frame: Frame, sequences: Sequences) -> None:
         self.frame = frame
         self.sequences = sequences
-        self.waits = waits_of(frame, sequences)
+        self.waits = _waits(frame, sequences)
         data = frame.graph.data
         self.earliest = dict.fromkeys(frame.start, 0)
         last = 2 * frame.period
@@ -115,6 +98,21 @@ class Windows:
     def are_empty(self) -> bool:
         """Whether no times keep the order within the step's length."""
         return any(self.earliest[op] > time for op, time in self.latest.items())
+
+    def longest_space(self, device: int) -> int:
+        """The longest that any space of a device can be, ticks."""
+        order = self.sequences.get(Stream(StreamKind.COMPUTE, device), ())
+        data = self.frame.graph.data
+        longest = [
+            self.latest[after]
+            + (self.frame.period if number + 1 == len(order) else 0)
+            - self.earliest[op]
+            - data[op].duration
+            for number, (op, after) in enumerate(
+                zip(order, [*order[1:], *order[:1]], strict=True)
+            )
+        ]
+        return max(longest, default=self.frame.period)
 
     def _tighten(self) -> None:
         changed = True
@@ -136,7 +134,7 @@ class Times:
     """The start variables of a cycle, in coarse ticks from the start of their steps.
 
     ``scale`` is how many ticks are a coarse one; it divides all times of the frame.
-    ``twin`` maps ops to those that start with them.
+    ``twin`` maps ops to those that start with them. ``steps`` fixes all starts.
     """
 
     def __init__(
@@ -145,37 +143,25 @@ class Times:
         windows: Windows,
         interval: int,
         scale: int,
+        *,
         twin: Mapping[Op, Op],
+        steps: Steps | None = None,
     ) -> None:
+        self.model = model
         self.windows = windows
         self.frame = windows.frame
         self.interval = interval
         self.scale = scale
+        self.steps = steps
         self._start: dict[tuple[Op, int], cp_model.IntVar] = {}
         for step in range(interval):
             for op in self.frame.start:
-                same = twin.get(op, op)
-                key = (same, step)
-                if key in self._start:
-                    self._start[op, step] = self._start[key]
-                    continue
-                lower, upper = windows.earliest[op], windows.latest[op]
-                if op != same:
-                    lower = max(lower, windows.earliest[same])
-                    upper = min(upper, windows.latest[same])
-                var = model.new_int_var(lower // scale, upper // scale, f"{op} {step}")
-                model.add_hint(var, self.frame.start[op] // scale)
-                self._start[op, step] = self._start[key] = var
-        seen = set()
-        for before, after, ticks, is_next in windows.waits:
-            for step in range(interval):
-                one = self.start(before, step)
-                other = self.start(after, step + is_next)
-                shift = self.period if is_next else 0
-                key_of_wait = (one.index, other.index, ticks, shift)
-                if key_of_wait not in seen:
-                    seen.add(key_of_wait)
-                    model.add(other - one >= ticks // scale - shift)
+                same = (min(op, twin.get(op, op)), step)
+                if same not in self._start:
+                    self._start[same] = self._variable(same[0], step)
+                self._start[op, step] = self._start[same]
+        if steps is None:
+            self._add_waits()
 
     @property
     def period(self) -> int:
@@ -195,35 +181,75 @@ class Times:
         """Every space of a device that begins in so many steps, in order."""
         order = self.order(device)
         data = self.frame.graph.data
-        earliest, latest = self.windows.earliest, self.windows.latest
         for step in range(steps):
-            begin = step * self.frame.period
             for position, op in enumerate(order):
-                is_last = position + 1 == len(order)
-                after = order[0] if is_last else order[position + 1]
-                late = begin + self.frame.period if is_last else begin
+                after, step_after = self._after(device, step, position)
+                earliest, _ = self._window(op, step)
+                _, latest = self._window(after, step_after)
                 yield Space(
                     device,
                     step,
                     position,
-                    (begin + earliest[op] + data[op].duration) // self.scale,
-                    (late + latest[after]) // self.scale,
+                    (earliest + data[op].duration) // self.scale + step * self.period,
+                    latest // self.scale + step_after * self.period,
                 )
 
     def length(self, space: Space) -> cp_model.LinearExpr:
         """How long a space is, coarse ticks."""
-        order = self.order(space.device)
-        before = order[space.position]
-        is_last = space.position + 1 == len(order)
-        after = order[0] if is_last else order[space.position + 1]
+        before = self.order(space.device)[space.position]
+        after, step_after = self._after(space.device, space.step, space.position)
         duration = self.frame.graph.data[before].duration // self.scale
-        end = self.start(after, space.step + is_last) + (self.period if is_last else 0)
+        late = (step_after - space.step) * self.period
+        end = self.start(after, step_after) + late
         return end - self.start(before, space.step) - duration
 
-    @cached_property
-    def is_exact(self) -> bool:
-        """Whether the scale divides everything."""
-        data = self.frame.graph.data
-        times = [self.frame.period, self.frame.pipeline_end]
-        times += [data[op].duration for op in self.frame.start]
-        return not any(time % self.scale for time in times)
+    def _after(self, device: int, step: int, position: int) -> tuple[Op, int]:
+        """The op that ends a space, and its step."""
+        order = self.order(device)
+        if position + 1 == len(order):
+            return order[0], step + 1
+        return order[position + 1], step
+
+    def _window(self, op: Op, step: int) -> tuple[int, int]:
+        if self.steps is not None:
+            time = self.steps[step % self.interval][op]
+            return time, time
+        return self.windows.earliest[op], self.windows.latest[op]
+
+    def _variable(self, op: Op, step: int) -> cp_model.IntVar:
+        earliest, latest = (time // self.scale for time in self._window(op, step))
+        var = self.model.new_int_var(earliest, latest, f"{op} {step}")
+        self.model.add_hint(var, self.frame.start[op] // self.scale)
+        return var
+
+    def _add_waits(self) -> None:
+        seen = set()
+        for before, after, ticks, is_next in self.windows.waits:
+            for step in range(self.interval):
+                one, other = self.start(before, step), self.start(after, step + is_next)
+                least = ticks // self.scale - (self.period if is_next else 0)
+                key = (one.index, other.index, least)
+                if key not in seen:
+                    seen.add(key)
+                    self.model.add(other - one >= least)
+
+
+def _waits(frame: Frame, sequences: Sequences) -> list[Wait]:
+    """Precedences, orders, and that forwards wait for the optimizer's step before."""
+    data, start = frame.graph.data, frame.start
+    found = [
+        Wait(before, after, data[before].duration + lag, False)
+        for before, after, lag in frame.graph.edges
+        if before in start and after in start
+    ]
+    for ops in sequences.values():
+        for number, op in enumerate(ops):
+            is_last = number + 1 == len(ops)
+            after = ops[0] if is_last else ops[number + 1]
+            found.append(Wait(op, after, data[op].duration, is_last))
+    steps = {(op.stage, data[op].device): op for op in start if op.kind is OpKind.STEP}
+    for op in start:
+        if op.kind in (OpKind.FORWARD, OpKind.OVERLAP):
+            step = steps[op.stage, data[op].device]
+            found.append(Wait(step, op, data[step].duration, True))
+    return found

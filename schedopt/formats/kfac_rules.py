@@ -14,7 +14,7 @@ from schedopt.formats.instance_shape import (
     written_stages,
 )
 from schedopt.formats.kfac_model import KfacFields, ModuleFields
-from schedopt.instance import Backward, Number, Objective, exact
+from schedopt.instance import Backward, Number, Objective, exact, layer_name
 
 
 def kfac_complaints(fields: InstanceFields) -> Iterator[Complaint]:
@@ -103,7 +103,7 @@ def _name_complaints(
         if (
             module.count == 1
             and other in first
-            and _numbers(number, modules[first[other]].count)
+            and _is_layer(module.name, modules[first[other]], number)
         ):
             yield Complaint(
                 (*path, index, "name"),
@@ -113,10 +113,13 @@ def _name_complaints(
             )
 
 
-def _numbers(text: str, count: int) -> bool:
-    """Whether a text is the number of one of several layers."""
-    known = len(text) <= len(str(count)) and text.isascii() and text.isdigit()
-    return known and count > 1 and int(text) < count and text == str(int(text))
+def _is_layer(name: str, module: ModuleFields, number: str) -> bool:
+    """Whether a name is what one of several layers of a module is called."""
+    count = module.count  # may be huge: layers are counted only if there is K-FAC
+    if not (len(number) <= len(str(count)) and number.isascii() and number.isdigit()):
+        return False
+    is_one = count > 1 and int(number) < count
+    return is_one and layer_name(module.name, count, int(number)) == name
 
 
 def _saved_complaints(

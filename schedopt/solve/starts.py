@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import inf
 
 from schedopt.baselines import BASELINES, Baseline, BaselineRun, run_baseline
@@ -119,6 +120,22 @@ def _parts(op: Op) -> tuple[Op, ...]:
     return (op,)
 
 
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How a microbatch passes where it is alone.
+
+    ``early`` are the R that run on the way down, ``split`` the I that run although the
+    backward could be whole. With ``weights_last`` all W of a microbatch follow its last
+    I. With ``close_recompute`` an early R comes before its F's transfer, and another
+    one after that of its gradient.
+    """
+
+    early: Collection[Op]
+    split: Collection[Op] = ()
+    weights_last: bool = False
+    close_recompute: bool = False
+
+
 def one_by_one(instance: Instance, graph: OpGraph) -> Schedule | None:
     """Every microbatch alone, from its first forward to its last backward.
 
@@ -127,17 +144,50 @@ def one_by_one(instance: Instance, graph: OpGraph) -> Schedule | None:
     (the first copy's, where one copy is to be chosen) and what ends a step come after
     the last microbatch. Close together if that fits; else, where several streams hold
     memory, one op at a time on all devices, with as little waiting as the limits need.
-    It fits wherever any schedule of pipeline work does.
+    It fits wherever any schedule of pipeline work without recomputation does, and with
+    it almost always. Where some I or R take no time, another way can hold less, which
+    is then tried; what fits only because memory is held for no time need not be found.
     """
-    chosen = instance.backward is Backward.CHOOSE
-    present = [op for op in graph.ops if not _is_left_out(op, graph, chosen=chosen)]
+    for way in _ways(instance, graph):
+        found = _passing(way, instance, graph)
+        if found is not None:
+            return found
+    return None
+
+
+def _ways(instance: Instance, graph: OpGraph) -> Iterator[_Way]:
+    """The usual way first; the others differ from it where ops take no time."""
     early = _worth_recomputing_early(graph)
-    late = {op for op in present if op.kind is OpKind.RECOMPUTE and op not in early}
+    yield _Way(early)
+    instant = {op for op, data in graph.data.items() if data.duration == 0}
+    recomputed = any(op.kind is OpKind.RECOMPUTE for op in instant)
+    inputs = {op for op in instant if op.kind is OpKind.BACKWARD_INPUT and not op.part}
+    free = instance.backward is Backward.CHOOSE and not instance.runtime
+    splits = [inputs, ()] if inputs and free else [()]
+    for split in splits:
+        for last, close in product((False, True), repeat=2):
+            is_another = split or last or close
+            if is_another and last <= bool(inputs) and close <= recomputed:
+                yield _Way(early, split, last, close)
+
+
+def _passing(way: _Way, instance: Instance, graph: OpGraph) -> Schedule | None:
+    """Every microbatch alone in some way, if that fits."""
+    chosen = instance.backward is Backward.CHOOSE
+    split = {(op.step, op.stage, op.microbatch) for op in way.split}
+
+    def is_left_out(op: Op) -> bool:
+        if (op.step, op.stage, op.microbatch) in split and not op.part:
+            return op.kind is OpKind.BACKWARD
+        return _is_left_out(op, graph, chosen=chosen)
+
+    present = [op for op in graph.ops if not is_left_out(op)]
+    late = {op for op in present if op.kind is OpKind.RECOMPUTE and op not in way.early}
 
     def turn(op: Op) -> tuple[float, ...]:
         if op.kind in _BESIDE:
-            return op.step, *_turn_beside(op, late)
-        return op.step, *_turn(op, early)
+            return op.step, *_turn_beside(op, late, way)
+        return op.step, *_turn(op, way)
 
     present.sort(key=turn)
     sequences: dict[Stream, list[Op]] = {}
@@ -151,7 +201,11 @@ def one_by_one(instance: Instance, graph: OpGraph) -> Schedule | None:
     serial = _one_at_a_time(graph, present)
     if not _fits(serial):
         return None
-    return simulate(graph, with_memory_edges(serial))
+    try:
+        replayed = simulate(graph, with_memory_edges(serial))
+    except OrderError:  # it fits only for what is held for no time
+        return None
+    return replayed if _fits(replayed) else None
 
 
 def _worth_recomputing_early(graph: OpGraph) -> set[Op]:
@@ -187,28 +241,34 @@ _BESIDE = (
 """K-FAC work and what ends a step: from the third on in this order, after the rest."""
 
 
-def _turn(op: Op, early: Collection[Op]) -> tuple[int, int, int, int]:
+def _turn(op: Op, way: _Way) -> tuple[float, ...]:
     """Down the stages and back; R before the gradient comes, W right after I."""
-    if op in early:
-        return op.microbatch, 0, op.stage, 2
+    if op in way.early:
+        return op.microbatch, 0, op.stage, 0.5 if way.close_recompute else 2
     match op.kind:
         case OpKind.FORWARD | OpKind.SEND_FORWARD:
             return op.microbatch, 0, op.stage, op.kind is OpKind.SEND_FORWARD
         case OpKind.RECOMPUTE:
-            return op.microbatch, 1, -op.stage, 0
+            return op.microbatch, 1, -op.stage, _WITH_GRADIENT * way.close_recompute
         case OpKind.SEND_BACKWARD:  # to the stage before
             return op.microbatch, 1, 1 - op.stage, 1
+        case OpKind.BACKWARD_WEIGHT:
+            return op.microbatch, 1 + way.weights_last, -op.stage, 3
         case _:
-            last = op.kind is OpKind.BACKWARD_WEIGHT
-            return op.microbatch, 1, -op.stage, 2 + last
+            return op.microbatch, 1, -op.stage, 2
 
 
-def _turn_beside(op: Op, late: Collection[Op]) -> tuple[float, int, int, int]:
+_WITH_GRADIENT = 1.2
+"""Between the transfer of the gradient and the backward."""
+
+
+def _turn_beside(op: Op, late: Collection[Op], way: _Way) -> tuple[float, ...]:
     """Curvature A right after F, or R, be it early or late; B after the backward."""
     match op.kind:
         case OpKind.CURVATURE_A:
             if op._replace(kind=OpKind.RECOMPUTE, part="") in late:
-                return op.microbatch, 1, -op.stage, 1
+                after = 1 + way.close_recompute * (_WITH_GRADIENT - 1) * 2
+                return op.microbatch, 1, -op.stage, after
             return op.microbatch, 0, op.stage, 3
         case OpKind.CURVATURE_B:
             return op.microbatch, 1, -op.stage, 4

@@ -1,0 +1,244 @@
+"""The variables of a packing: how many equal items every bin takes, and sums of them.
+
+``relaxed`` changes what sums count where it cannot be known from numbers alone: see
+``schedopt.cpsat.packing``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+from ortools.sat.python import cp_model
+
+from schedopt.opgraph import Stream, StreamKind
+from schedopt.ops import Op, OpKind
+from schedopt.refresh.problem import Bin, FactorClass, Inverting, Problem, Share
+
+_MOST_GRAINS = 2**50
+NOTHING = cp_model.LinearExpr.constant(0)
+
+
+def total(terms: Iterable[cp_model.LinearExpr]) -> cp_model.LinearExpr:
+    """The sum of some terms; 0 of none."""
+    return cp_model.LinearExpr.sum(list(terms))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Variables of a share, or of a copy's inversions, over the bins of its device.
+
+    ``here[b]`` counts the items in bin b, at most ``most[b]``; ``until[b]`` those in
+    bins up to it.
+    """
+
+    device: int
+    duration: int
+    bins: tuple[Bin, ...]
+    most: list[int]
+    here: list[cp_model.IntVar]
+    until: list[cp_model.IntVar]
+
+    @property
+    def all(self) -> cp_model.LinearExpr:
+        """Items in any bin."""
+        return self.until[-1] if self.until else NOTHING
+
+    def in_bins_ended_by(self, time: int) -> cp_model.LinearExpr:
+        """Items in bins that end by a time: they have surely ended."""
+        return self._until(sum(one.end <= time for one in self.bins))
+
+    def in_bins_begun_before(self, time: int) -> cp_model.LinearExpr:
+        """Items in bins that begin before a time: no other can have begun."""
+        return self._until(sum(one.begin < time for one in self.bins))
+
+    def _until(self, count: int) -> cp_model.LinearExpr:
+        return self.until[count - 1] if count else NOTHING
+
+
+class ClassRows(NamedTuple):
+    """A class of equal factors, with a row for each of its shares and its inversions.
+
+    ``of_all_copies`` says that every copy inverts each factor; else one of them does.
+    """
+
+    group: FactorClass
+    shares: list[Row]
+    inversions: list[Row]
+
+    @property
+    def size(self) -> int:
+        """How many factors there are."""
+        return len(self.group.layers)
+
+    @property
+    def of_all_copies(self) -> bool:
+        """Whether each copy runs its part of every inversion."""
+        return self.group.all_copies or len(self.inversions) == 1
+
+    def inversions_on(self, device: int) -> list[Row]:
+        """Those that a device may run."""
+        return [row for row in self.inversions if row.device == device]
+
+
+class Counts:
+    """A model without rules: the rows of all classes of some devices."""
+
+    def __init__(
+        self, problem: Problem, devices: Sequence[int], *, relaxed: bool = False
+    ) -> None:
+        self.problem = problem
+        self.devices = tuple(devices)
+        self.relaxed = relaxed
+        self.model = cp_model.CpModel()
+        self.peak = self.model.new_int_var(0, _MOST_GRAINS, "peak")
+        self.classes = [self._rows_of(group) for group in self._groups()]
+
+    # -- bins -----------------------------------------------------------------
+
+    @cached_property
+    def bins(self) -> dict[int, tuple[Bin, ...]]:
+        """For each device its bins by begin, up to the last inversion of any device."""
+        latest = 3 * self.problem.interval  # all bins that there are
+        every = replace(self.problem, latest=latest).bins
+        ends = [
+            one.end
+            for group in self._groups()
+            for inverting in group.inverting
+            for one in every[inverting.device]
+            if self._is_in_time(group, inverting, one)
+        ]
+        return {
+            device: tuple(b for b in every[device] if b.begin < max(ends, default=0))
+            for device in self.devices
+        }
+
+    @cached_property
+    def _alike(self) -> dict[Bin, tuple[int, ...]]:
+        found: dict[tuple[int, int, int], list[int]] = {}
+        for device, bins in self.bins.items():
+            for number, one in enumerate(bins):
+                found.setdefault(self._key(device, one), []).append(number)
+        return {
+            one: tuple(found[self._key(device, one)])
+            for device, bins in self.bins.items()
+            for one in bins
+        }
+
+    def _key(self, device: int, one: Bin) -> tuple[int, int, int]:
+        return device, one.step % self.problem.interval, one.gap
+
+    def alike(self, one: Bin) -> tuple[int, ...]:
+        """The numbers of the bins that share one's length, by time.
+
+        Their steps are equal modulo the interval.
+        """
+        return self._alike[one]
+
+    def bins_alike(self, device: int) -> Iterator[tuple[int, ...]]:
+        """The numbers of a device's bins, those together that share their length."""
+        yield from dict.fromkeys(self._alike[one] for one in self.bins[device])
+
+    # -- rows -----------------------------------------------------------------
+
+    def _groups(self) -> Iterator[FactorClass]:
+        inside = set(self.devices)
+        for group in self.problem.classes:
+            if inside & {one.device for one in group.inverting}:
+                yield group
+
+    def _rows_of(self, group: FactorClass) -> ClassRows:
+        shares = [self._row_of_share(group, share) for share in group.shares]
+        inversions = [self._row_of_inverting(group, one) for one in group.inverting]
+        return ClassRows(group, shares, inversions)
+
+    def _row_of_share(self, group: FactorClass, share: Share) -> Row:
+        may = [one.begin >= share.release for one in self.bins[share.device]]
+        return self._row(group, share.device, share.duration, may)
+
+    def _row_of_inverting(self, group: FactorClass, one: Inverting) -> Row:
+        may = [self._is_in_time(group, one, b) for b in self.bins[one.device]]
+        return self._row(group, one.device, one.duration, may)
+
+    def _is_in_time(self, group: FactorClass, inverting: Inverting, one: Bin) -> bool:
+        """Whether an inverse made in a bin is used by the latest step allowed."""
+        frame = self.problem.frame
+        use = frame.start[Op(OpKind.PRECONDITION, group.stage, inverting.copy)]
+        return one.end <= use + self.problem.latest * frame.period
+
+    def _row(
+        self, group: FactorClass, device: int, duration: int, may: Sequence[bool]
+    ) -> Row:
+        model, size, bins = self.model, len(group.layers), self.bins[device]
+        most: list[int] = []
+        here, until = [], []
+        before: cp_model.LinearExpr = NOTHING
+        for one, is_allowed in zip(bins, may, strict=True):
+            fits = min(size, one.length // duration) if duration else size
+            most.append(fits if is_allowed else 0)
+            here.append(model.new_int_var(0, most[-1], ""))
+            until.append(model.new_int_var(0, size, ""))
+            model.add(until[-1] == before + here[-1])
+            before = until[-1]
+        return Row(device, duration, bins, most, here, until)
+
+    def shares_on(self, device: int) -> list[Row]:
+        """The rows of all shares on a device."""
+        return [r for rows in self.classes for r in rows.shares if r.device == device]
+
+    def inversions_on(self, device: int) -> list[Row]:
+        """The rows of all inversions on a device."""
+        return [row for rows in self.classes for row in rows.inversions_on(device)]
+
+    # -- sums -----------------------------------------------------------------
+
+    def load(self, rows: Iterable[Row], numbers: Sequence[int]) -> cp_model.LinearExpr:
+        """What the items of some rows of a device take of some of its bins, ticks."""
+        return total(row.duration * row.here[n] for row in rows for n in numbers)
+
+    def shares_end(self, one: Bin) -> cp_model.LinearExpr:
+        """When the last share of a bin has ended, ticks."""
+        return self.load(self.shares_on(one.device), self.alike(one)) + one.begin
+
+    # -- what the numbers can say ---------------------------------------------
+
+    @cached_property
+    def reductions_matter(self) -> bool:
+        """Whether reductions over copies take time, or have to wait for others."""
+        syncs = [rows.group.sync for rows in self.classes]
+        return any(syncs) or (
+            any(sync is not None for sync in syncs) and bool(self.busy_collectives)
+        )
+
+    @cached_property
+    def busy_collectives(self) -> tuple[tuple[int, int], ...]:
+        """When the frame's own collectives run on the devices, ticks in its step."""
+        frame = self.problem.frame
+        streams = {Stream(StreamKind.COLLECTIVE, device) for device in self.devices}
+        return tuple(
+            sorted(
+                (time, frame.end(op))
+                for op, time in frame.start.items()
+                if streams.intersection(frame.graph.data[op].streams)
+                and time < frame.end(op)
+            )
+        )
+
+    @cached_property
+    def is_exact(self) -> bool:
+        """Whether every packing can be brought to the form that is counted.
+
+        Ops of no duration may also stand where no bin is.
+        """
+        return (
+            len(self.devices) == 1
+            and not self.problem.wrap
+            and not self.reductions_matter
+            and all(
+                row.duration
+                for rows in self.classes
+                for row in (*rows.shares, *rows.inversions)
+            )
+        )

@@ -1,0 +1,202 @@
+"""The rules of a packing, one function each, on how many items every bin takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ortools.sat.python import cp_model
+
+from schedopt.cpsat.packing_counts import ClassRows, Counts, Row, total
+from schedopt.cpsat.packing_reductions import Reductions
+from schedopt.refresh.problem import Bin
+
+_MANY_ITEMS = 60  # in a bin; what they leave of its length is little
+_LEAST_GRAIN = 4  # ticks
+
+
+def everything_is_done(counts: Counts) -> None:
+    """Every share and every inversion is in some bin."""
+    for rows in counts.classes:
+        together = [[row] for row in rows.shares]
+        if rows.of_all_copies:
+            together += [[row] for row in rows.inversions]
+        else:
+            together.append(rows.inversions)
+        for alike in together:
+            if not (counts.relaxed and any(row.duration == 0 for row in alike)):
+                counts.model.add(total(row.all for row in alike) == rows.size)
+
+
+def bins_hold_their_load(counts: Counts) -> None:
+    """What bins that share their length take is at most that long."""
+    for one, load in _loads(counts):
+        counts.model.add(load <= one.length)
+
+
+def bins_are_overloaded_little(counts: Counts) -> None:
+    """What bins take beyond their length is to be minimised."""
+    all_rows = [r for c in counts.classes for r in (*c.shares, *c.inversions)]
+    most = sum(
+        row.duration * max(row.most, default=0) * len(row.most) for row in all_rows
+    )
+    excesses = []
+    for one, load in _loads(counts):
+        excess = counts.model.new_int_var(0, most, "")
+        counts.model.add(load <= one.length + excess)
+        excesses.append(excess)
+    counts.model.minimize(total(excesses))
+
+
+def _loads(counts: Counts) -> Iterator[tuple[Bin, cp_model.LinearExpr]]:
+    for device in counts.devices:
+        rows = counts.shares_on(device) + counts.inversions_on(device)
+        for alike in counts.bins_alike(device):
+            yield counts.bins[device][alike[0]], counts.load(rows, alike)
+
+
+def bins_hold_few_large_items(counts: Counts) -> None:
+    """Implied: items of at least d ticks that a bin takes are at most length / d.
+
+    An item of twice d counts twice, and so on: the sum of floors is no more than the
+    floor of the sum. It spares the solver from finding out bin by bin that large items
+    leave room which no other one fits.
+    """
+    for device in counts.devices:
+        rows = counts.shares_on(device) + counts.inversions_on(device)
+        durations = {row.duration for row in rows if row.duration > 1}
+        grains = durations | {d // 2 for d in durations if d > _LEAST_GRAIN}
+        for alike in counts.bins_alike(device):
+            length = counts.bins[device][alike[0]].length
+            for grain in sorted(grains):
+                if length // grain > _MANY_ITEMS:
+                    continue
+                items = total(
+                    (row.duration // grain) * row.here[number]
+                    for row in rows
+                    if row.duration >= grain
+                    for number in alike
+                )
+                counts.model.add(items <= length // grain)
+
+
+def inversions_wait_for_shares(counts: Counts, reductions: Reductions) -> None:
+    """The k-th inversion of a class begins after the k-th of each of its shares."""
+    for rows in counts.classes:
+        for inversion in rows.inversions:
+            if counts.relaxed and not inversion.duration:
+                continue  # it may stand where no bin is
+            for number, here in enumerate(inversion.bins):
+                if not inversion.most[number]:
+                    continue
+                begun = _begun(counts, rows, inversion, number)
+                for share in rows.shares:
+                    ended = reductions.ended(share, here)
+                    if ended is not None:
+                        counts.model.add(begun <= ended)
+
+
+def _begun(
+    counts: Counts, rows: ClassRows, inversion: Row, number: int
+) -> cp_model.LinearExpr:
+    """Inversions of the class that have begun when those of a bin have.
+
+    Those in other bins that overlap with it are begun earlier or later.
+    """
+    begun: cp_model.LinearExpr = inversion.until[number]
+    if rows.of_all_copies:
+        return begun
+    end = inversion.bins[number].end
+    for other in rows.inversions:
+        if other is not inversion:
+            begun += (
+                other.in_bins_ended_by(end)
+                if counts.relaxed
+                else other.in_bins_begun_before(end)
+            )
+    return begun
+
+
+def inversions_wait_for_their_side(counts: Counts, reductions: Reductions) -> None:
+    """With a device-wide barrier a bin's inversions follow all shares of their side."""
+    instance = counts.problem.frame.instance
+    for device in counts.devices if counts.problem.device_barrier else ():
+        stages = set(instance.stages_of(device))
+        for side in "AB":
+            beside = [
+                rows
+                for rows in counts.classes
+                if rows.group.stage in stages and rows.group.side == side
+            ]
+            mine = [row for rows in beside for row in rows.inversions_on(device)]
+            if counts.relaxed:
+                mine = [row for row in mine if row.duration]
+            for number, here in enumerate(counts.bins[device]):
+                if not any(row.most[number] for row in mine):
+                    continue
+                is_open = counts.model.new_bool_var("")
+                for row in mine:
+                    counts.model.add(row.here[number] <= row.most[number] * is_open)
+                for rows in beside:
+                    for share in rows.shares:
+                        ended = reductions.ended(share, here)
+                        if ended is not None:
+                            counts.model.add(ended >= rows.size * is_open)
+
+
+def factors_are_used_before_they_are_written(counts: Counts) -> None:
+    """Shares of the next refresh follow the inversion of what is there.
+
+    And its reduction, which the other device's inversion implies.
+    """
+    problem = counts.problem
+    cycle = problem.interval * problem.frame.period
+    last = max((one.end for bins in counts.bins.values() for one in bins), default=0)
+    for rows in counts.classes:
+        for share in rows.shares:
+            for number, one in enumerate(share.bins):
+                if one.begin + cycle >= last:
+                    break
+                if not any(share.most[: number + 1]):
+                    continue
+                if counts.relaxed:
+                    _may_be_written(counts, rows, share, number, one.end + cycle)
+                    continue
+                used = [
+                    row.in_bins_ended_by(one.begin + cycle)
+                    for row in rows.inversions
+                    if row.device == share.device or not rows.of_all_copies
+                ]
+                counts.model.add(share.until[number] <= total(used))
+
+
+def _may_be_written(
+    counts: Counts, rows: ClassRows, share: Row, number: int, time: int
+) -> None:
+    """What has been used may have been so until a time, not only surely."""
+    written = share.until[number]
+    for other in rows.shares:
+        if other.duration:
+            counts.model.add(written <= other.in_bins_begun_before(time))
+    for row in rows.inversions_on(share.device):
+        if row.duration:
+            elsewhere = 0 if rows.of_all_copies else rows.size - row.all
+            counts.model.add(written <= row.in_bins_begun_before(time) + elsewhere)
+
+
+def devices_mirror_each_other(counts: Counts) -> None:
+    """Equal rows of two devices take the same in every bin."""
+    found: dict[tuple[object, ...], dict[int, list[Row]]] = {}
+    for rows in counts.classes:
+        like = (rows.group.side, rows.size)
+        for share, row in zip(rows.group.shares, rows.shares, strict=True):
+            key = (*like, share._replace(microbatch=0, device=0))
+            found.setdefault(key, {}).setdefault(row.device, []).append(row)
+        for row in rows.inversions:
+            twin = (*like, row.duration)
+            found.setdefault(twin, {}).setdefault(row.device, []).append(row)
+    for alike in found.values():
+        first, *others = alike.values()
+        for other in others:
+            for one, two in zip(first, other, strict=False):
+                for here, there in zip(one.here, two.here, strict=False):
+                    counts.model.add(here == there)
