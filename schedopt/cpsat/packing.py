@@ -32,14 +32,9 @@ from schedopt.cpsat.packing_counts import Counts
 from schedopt.cpsat.packing_layout import Layout
 from schedopt.cpsat.packing_memory import memory_is_within_limits
 from schedopt.cpsat.packing_reductions import Reductions
+from schedopt.cpsat.packing_symmetry import earlier_data_comes_first
 from schedopt.ops import Op
 from schedopt.refresh.problem import Problem
-
-
-import os
-
-SYM = os.environ.get("SYM", "1") == "1"
-from schedopt.cpsat.packing_symmetry import earlier_data_comes_first
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,5 +125,4 @@ def _state(
     reductions.end_in_time()
     rules.factors_are_used_before_they_are_written(counts)
     memory_is_within_limits(counts)
-    if SYM:
-        earlier_data_comes_first(counts)
+    earlier_data_comes_first(counts)
