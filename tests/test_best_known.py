@@ -462,7 +462,10 @@ def entry_fields() -> dict[str, Any]:
         ({"valeu": 1}, "valeu = 1: is .* did you mean value"),
         ({"sha256": "abc"}, "sha256 = .*: must be 64 digits"),
         ({"time_unit": "h"}, "time_unit = .* must be s, ms, us or ns"),
-        ({"objective": "fun"}, "objective = .* makespan, device-span or period"),
+        (
+            {"objective": "fun"},
+            "objective = .* makespan, device-span, period or refresh",
+        ),
     ],
 )
 def test_a_broken_entry_is_refused(changes: Mapping[str, object], words: str) -> None:

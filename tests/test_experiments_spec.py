@@ -62,7 +62,7 @@ def generate(**changes: object) -> dict[str, Any]:
         (
             {"objective": "speed"},
             'objective = "speed"',
-            "makespan, device-span or period",
+            "makespan, device-span, period or refresh",
         ),
         ({"limits": {"memory": 1}}, "limits.memory", "did you mean memory_mib?"),
         ({"limits": {"grace_s": 0}}, "limits.grace_s = 0", "greater than 0"),

@@ -420,7 +420,7 @@ FIELD_MISTAKES = [
     (
         "objective",
         "span",
-        'objective = "span": must be makespan, device-span or period; did you',
+        'objective = "span": must be makespan, device-span, period or refresh; did you',
     ),
 ]
 

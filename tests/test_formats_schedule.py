@@ -278,7 +278,11 @@ MISTAKES = [
     ("ops", {}, "ops = a mapping of 0: must be a list"),
     ("ops/0", "0F0", 'ops[0] = "0F0": must be a mapping of fields'),
     ("status", "best", 'status = "best": must be optimal, feasible, infeasible or unk'),
-    ("objective", "t", 'objective = "t": must be makespan, device-span or period'),
+    (
+        "objective",
+        "t",
+        'objective = "t": must be makespan, device-span, period or refresh',
+    ),
     ("value", "9", 'value = "9": must be a number: write 9 without quotes'),
     ("gap", 1.5, "gap = 1.5: must be at most 1"),
     ("seed", -1, "seed = -1: must be at least 0"),
