@@ -39,6 +39,14 @@ class OpKind(StrEnum):
         """Whether the op computes (as opposed to moving data)."""
         return self not in _MOVES_DATA
 
+    @property
+    def is_pipeline(self) -> bool:
+        """Whether the op is a microbatch's pass through a stage, or a transfer of it.
+
+        The others are second-order work, collectives and optimizer's steps.
+        """
+        return self in _PIPELINE
+
 
 _MOVES_DATA = frozenset(
     {
@@ -47,6 +55,19 @@ _MOVES_DATA = frozenset(
         OpKind.SYNC_CURVATURE,
         OpKind.REDUCE_GRAD,
         OpKind.GATHER_GRAD,
+    }
+)
+
+_PIPELINE = frozenset(
+    {
+        OpKind.FORWARD,
+        OpKind.BACKWARD,
+        OpKind.BACKWARD_INPUT,
+        OpKind.BACKWARD_WEIGHT,
+        OpKind.RECOMPUTE,
+        OpKind.OVERLAP,
+        OpKind.SEND_FORWARD,
+        OpKind.SEND_BACKWARD,
     }
 )
 

@@ -115,11 +115,26 @@ class Schedule:
             self.graph.data[op].duration for op in self.start if op.kind.is_compute
         )
 
-    def bubble_ratio(self, span: int) -> float:
-        """1 - work / (devices x span): the idle share of the compute time."""
+    @cached_property
+    def pipeline_work(self) -> int:
+        """Of ``work`` what is the pipeline's own: forwards, backwards, recomputation.
+
+        Second-order work and optimizer's steps are left out.
+        """
+        data = self.graph.data
+        kinds = (op for op in self.start if op.kind.is_compute and op.kind.is_pipeline)
+        return sum(data[op].duration for op in kinds)
+
+    def bubble_ratio(self, span: int, *, pipeline_only: bool = False) -> float:
+        """1 - work / (devices x span): the idle share of the compute time.
+
+        With ``pipeline_only`` nothing but the pipeline's own work counts, so that
+        second-order work in its bubbles does not make them smaller.
+        """
         if span == 0:
             return 0.0
-        return 1 - self.work / (len(self.graph.devices) * span)
+        work = self.pipeline_work if pipeline_only else self.work
+        return 1 - work / (len(self.graph.devices) * span)
 
     @cached_property
     def peak_memory(self) -> tuple[int, ...]:

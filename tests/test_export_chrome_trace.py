@@ -19,13 +19,20 @@ import pytest
 from export_helpers import baseline_program, pipeline
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from kfac_instances import training
 from strategies import random_instance, random_schedule
 
 from schedopt.build import build_graph
 from schedopt.export.chrome_trace import chrome_trace
 from schedopt.export.program import Program, program_of
 from schedopt.export.slack import slack_of
-from schedopt.instance import Backward, Communication, CommunicationMode
+from schedopt.instance import (
+    Backward,
+    Communication,
+    CommunicationMode,
+    Kfac,
+    Placement,
+)
 from schedopt.opgraph import StreamKind
 from schedopt.ops import Op
 from schedopt.schedule import Order, Schedule
@@ -256,6 +263,22 @@ def test_slack_is_how_much_later_an_op_can_start(seed: int) -> None:
     assert min(slack.values()) == 0
 
     check_slack(schedule, order, slack, rng.sample(sorted(slack), min(3, len(slack))))
+
+
+@pytest.mark.parametrize("kfac", [Kfac(), None])
+def test_slices_say_their_step_and_part_where_there_are_several(
+    kfac: Kfac | None,
+) -> None:
+    instance = training(2, 2, placement=Placement.BIDIRECTIONAL, kfac=kfac, steps=2)
+    events = events_of(baseline_program("chimera", instance))
+    check_format(events)
+    slices = [event for event in events if event["ph"] == "X"]
+    for event in slices:
+        op = Op.parse(event["name"])
+        assert (event["args"]["step"], event["args"]["part"]) == (op.step, op.part)
+    assert {event["args"]["step"] for event in slices} == {0, 1}
+    one = baseline_program("chimera", replace(instance, kfac=None, steps=1))
+    assert all("step" not in event.get("args", {}) for event in events_of(one))
 
 
 def test_slack_counts_waits_for_memory() -> None:

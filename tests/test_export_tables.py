@@ -6,10 +6,11 @@ import csv
 import json
 
 from export_helpers import baseline_program, pipeline
+from kfac_instances import training
 
 from schedopt.export.tables import COLUMNS, ops_csv, program_json
-from schedopt.instance import Communication, CommunicationMode, Placement
-from schedopt.ops import Op
+from schedopt.instance import Communication, CommunicationMode, Kfac, Placement
+from schedopt.ops import Op, OpKind
 
 LINKS = Communication(mode=CommunicationMode.LINK, latency=2.5)
 INSTANCE = pipeline(devices=3, microbatches=4, communication=LINKS)
@@ -79,3 +80,56 @@ def test_a_stage_on_two_devices_is_written_where_each_of_its_ops_runs() -> None:
     for line in csv.DictReader(text.splitlines()):
         odd = int(line["microbatch"]) % 2
         assert int(line["device"]) == (int(line["stage"]) + odd) % 2
+
+
+# -- several steps, second-order work -----------------------------------------
+
+TWO_WAY = training(2, 2, placement=Placement.BIDIRECTIONAL, kfac=Kfac(), steps=2)
+STEPS_ONLY = training(2, 2, kfac=None, steps=2)
+
+
+def test_the_columns_of_a_training_tell_its_ops_apart() -> None:
+    for name, instance in (("chimera", TWO_WAY), ("1f1b", STEPS_ONLY)):
+        program = baseline_program(name, instance)
+        (text,) = ops_csv(program).values()
+        rows = list(csv.DictReader(text.splitlines()))
+        at = COLUMNS.index("device")
+        assert tuple(rows[0]) == (*COLUMNS[:at], "step", "part", *COLUMNS[at:])
+        assert len(rows) == len(program.schedule.start)
+        for row in rows:
+            named = Op(
+                OpKind(row["kind"]),
+                int(row["stage"]),
+                int(row["microbatch"]),
+                int(row["step"]),
+                row["part"],
+            )
+            assert named == Op.parse(row["op"])
+            assert named in program.schedule.start
+
+
+def test_collectives_are_no_transfers() -> None:
+    program = baseline_program("chimera", TWO_WAY)
+    (text,) = program_json(program).values()
+    content = json.loads(text)
+    assert content["transfers"] == []  # they are lags here
+    kinds = {entry["kind"] for entry in content["collectives"]}
+    assert kinds == {"SYNC_CURVATURE", "REDUCE_GRAD", "GATHER_GRAD"}
+    for entry in content["collectives"]:
+        assert sorted(entry["streams"]) == ["collective@0", "collective@1"]
+    on_ranks = [entry for rank in content["ranks"] for entry in rank["ops"]]
+    for entry in on_ranks + content["collectives"]:
+        op = Op.parse(entry["op"])
+        assert (entry["step"], entry["part"]) == (op.step, op.part)
+    assert len(on_ranks) + len(content["collectives"]) == len(program.schedule.start)
+
+
+def test_one_plain_step_says_nothing_of_steps_parts_and_collectives() -> None:
+    program = baseline_program("1f1b", training(2, 2, kfac=None))
+    (text,) = program_json(program).values()
+    content = json.loads(text)
+    assert "collectives" not in content
+    first = content["ranks"][0]["ops"][0]
+    assert list(first) == ["op", "kind", "stage", "microbatch", "start", "end"]
+    (text,) = ops_csv(program).values()
+    assert tuple(text.splitlines()[0].split(",")) == COLUMNS

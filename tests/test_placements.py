@@ -51,6 +51,7 @@ from schedopt.solve.placements import PlacementSearch
 from schedopt.solve.solution import Solution, Status
 from schedopt.verify import violations
 from tests.cli_helpers import TINY, Run, changed, refused, runner
+from tests.kfac_instances import random_training
 from tests.solve_helpers import pipeline
 
 SHORT = SolveParameters(time_limit_s=0.5, reproducible=True, workers=1)
@@ -200,6 +201,46 @@ def with_limits(instance: Instance, limit: int) -> Instance:
         instance,
         devices=tuple(replace(d, memory_limit=limit) for d in instance.devices),
     )
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_load_of_a_training_is_what_its_op_graph_computes(seed: int) -> None:
+    """Of all steps, with second-order work; a lower bound on every makespan."""
+    rng = Random(seed)
+    instance = random_training(rng)
+    while (
+        instance.placement is Placement.BIDIRECTIONAL
+        or instance.backward is Backward.CHOOSE
+        or any(stage.overlap is not None for stage in instance.stages)
+    ):
+        instance = random_training(rng)
+    # Ticks so short that no duration is rounded.
+    graph = build_graph(replace(instance, resolution=1e-3))
+    computed = [0] * len(instance.devices)
+    for op, data in graph.data.items():
+        if op.kind.is_compute:
+            computed[data.device] += data.duration
+    scales = instance.microbatch_scale or (1,) * instance.microbatches
+    microbatches = instance.steps * sum(map(exact, scales), Fraction(0))
+    assert largest_load(instance) * microbatches == Fraction(max(computed), 1000)
+
+
+def test_second_order_work_and_factors_decide_who_gets_which_stage() -> None:
+    module = KfacModule(
+        name="ffn", curvature_a=1, curvature_b=1, inversion_a=9, inversion_b=9
+    )
+    heavy = stages_of(1, modules=(replace(module, factor_a=2, factor_b=1),))
+    instance = replace(instance_of((*stages_of(3), *heavy), 2), microbatches=3)
+    assert balanced_sizes(instance) == (2, 2)
+    # The first three have 6 for a microbatch; the last 6 + 2 + 18/3, or 6 + 2 + 9/3.
+    training = replace(instance, kfac=Kfac())
+    assert (largest_load(training), balanced_sizes(training)) == (20, (3, 1))
+    shared = replace(training, kfac=Kfac(replicas=2))
+    assert (largest_load(shared), balanced_sizes(shared)) == (17, (2, 2))
+    # Factors and inverses of the last stage are 2 x (2 + 1) of the device's memory.
+    assert balanced_sizes(with_limits(training, 6)) is not None
+    assert balanced_sizes(with_limits(training, 5)) is None
+    assert balanced_sizes(with_limits(instance, 5)) is not None
 
 
 @pytest.mark.parametrize("seed", range(40))

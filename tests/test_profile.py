@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from schedopt.formats import load_instance
-from schedopt.instance import Backward, Placement
+from schedopt.build import build_graph
+from schedopt.formats import (
+    instance_document,
+    instance_from_document,
+    load_instance,
+)
+from schedopt.instance import Backward, Instance, Kfac, Placement, exact
+from schedopt.ops import OpKind
 from tests.cli_helpers import Run, refused, runner
 
 torch = pytest.importorskip("torch")
 
+from schedopt.measure.documents import Pipeline, pipeline_document  # noqa: E402
 from schedopt.measure.gpt import GptPart, GptShape, gpt_parts, gpt_stage  # noqa: E402
 from schedopt.measure.memory import stage_memory  # noqa: E402
 from schedopt.measure.sample import Microbatch, StageUnderTest  # noqa: E402
-from schedopt.measure.stages import StageProfile  # noqa: E402
+from schedopt.measure.stages import (  # noqa: E402
+    ModelProfile,
+    Settings,
+    StageProfile,
+    measure_stage,
+)
 from schedopt.measure.timing import Spread, spread_of, time_ops  # noqa: E402
 
 if TYPE_CHECKING:
@@ -200,17 +214,88 @@ def test_a_gpt_becomes_an_instance(run: Run) -> None:
     sizes = {row["layer"]: (row["size_a"], row["size_b"]) for row in document["kfac"]}
     assert sizes["blocks.0.mlp_in"] == (9, 32)  # with the bias
     assert sizes["head.output"] == (8, 11)
+    assert instance.kfac is None  # how often, and whether, is the user's to say
+    check_modules(instance, document["kfac"])
+    check_training(instance)
+
+
+def check_modules(instance: Instance, measured: list[dict[str, Any]]) -> None:
+    """K-FAC's work as it was measured, in the stages of the instance."""
+    for number, stage in enumerate(instance.stages):
+        rows = [row for row in measured if number in row["stages"]]
+        assert [module.name for module in stage.modules] == [r["layer"] for r in rows]
+        work = sum(row["precondition"]["median"] for row in rows)
+        assert stage.precondition == pytest.approx(work, abs=0.01)
+        saved = sum(module.saved_input for module in stage.modules)
+        assert 0 < saved <= stage.activation - stage.activation_until_input
+        for module, row in zip(stage.modules, rows, strict=True):
+            for name in ("curvature_a", "curvature_b", "inversion_a", "inversion_b"):
+                median = row[name]["median"]
+                assert getattr(module, name) == pytest.approx(median, abs=0.001)
+            # float32 in MiB, to about a byte.
+            sides = (module.factor_a, module.factor_b)
+            sizes = [4 * row[size] ** 2 for size in ("size_a", "size_b")]
+            assert [round(side * 2**20) for side in sides] == sizes
+            gradient = 4 * row["tokens"] * row["size_b"]
+            assert round(module.saved_gradient * 2**20) == gradient
+
+
+def check_training(instance: Instance) -> None:
+    """The instance says what it takes to schedule second-order work too."""
+    training = replace(instance, kfac=Kfac(interval=2), steps=2)
+    again = instance_from_document(instance_document(training), "the training")
+    kinds = Counter(op.kind for op in build_graph(again).ops)
+    layers = sum(len(stage.modules) for stage in instance.stages)
+    assert kinds[OpKind.INVERSION] == 2 * layers  # one step's data, two factors
+    assert kinds[OpKind.CURVATURE_A] == instance.microbatches * layers
+
+
+class Attention(torch.nn.Module):
+    """Three layers with the same inputs, and one that runs twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (torch.nn.Linear(4, 4) for _ in range(3))
+        self.out = torch.nn.Linear(4, 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.a(x) + self.b(x)) + self.out(self.c(x))
+
+
+def test_inputs_are_shared_and_a_layer_that_runs_twice_is_one() -> None:
+    stage = StageUnderTest(
+        name="one", module=Attention(), inputs=(torch.ones(6, 4),), is_first=False
+    )
+    profile = measure_stage(stage, Settings(CPU, 0, 1, with_kfac=True))
+    # 6 rows of 4 float32: a third of it each.
+    sizes = {layer.layer: layer.input_bytes for layer in profile.kfac}
+    assert sizes == {"a": 32, "b": 32, "c": 32, "out": 96}
+    pipeline = Pipeline(
+        name="t", source="", devices=1, microbatches=1, backward=Backward.WHOLE
+    )
+    (document,) = pipeline_document(ModelProfile((profile,)), pipeline)["stages"]
+    modules = {module["name"]: module for module in document["modules"]}
+    assert set(modules) == {"a", "b", "c", "out"}
+    assert modules["out"]["saved_input"] == int(192 / 2**20 * 1e6) / 1e6
+    assert modules["out"]["saved_gradient"] == round(2 * 6 * 2 * 4 / 2**20, 6)
+    twice = sum(x.curvature_a.median for x in profile.kfac if x.layer == "out")
+    assert modules["out"]["curvature_a"] == pytest.approx(twice, abs=0.001)
 
 
 def test_equal_stages_are_measured_and_written_once(run: Run) -> None:
     arguments = ("--stages", 6, "--devices", 3, "--hidden", 8, "--heads", 2)
     often = ("--warmup", 1, "--repetitions", 1, "--sequence", 4)
-    ran = run("profile", *arguments, *often, "--checkpointing", "-o", "gpt.yaml")
+    again = ("--checkpointing", "--kfac", "-o", "gpt.yaml")
+    ran = run("profile", *arguments, *often, *again)
     assert ran.code == 0, ran.err
     assert "1-4 (middle, 1 block)" in ran.out
     instance = load_instance("gpt.yaml")
     assert (instance.placement, instance.backward) == (Placement.LOOPED, Backward.WHOLE)
     assert len(set(instance.stages[1:5])) == 1
+    for stage in instance.stages:  # inputs come back later, and cannot be more than it
+        assert stage.modules
+        saved = sum(exact(module.saved_input) for module in stage.modules)
+        assert saved <= exact(stage.activation)
 
 
 def write_factory(body: str) -> None:
@@ -230,6 +315,7 @@ def test_a_factory_makes_equal_stages(
     assert len(instance.stages) == 2
     assert instance.stages[0] == instance.stages[1]
     assert instance.stages[0].output_bytes == 3 * 4 * 4
+    assert instance.stages[0].modules == ()  # without --kfac
 
 
 def test_a_factory_can_tell_stages_apart(
@@ -242,12 +328,15 @@ def test_a_factory_can_tell_stages_apart(
         " return (layer, (torch.ones(3, 4),), *loss)"
     )
     monkeypatch.delitem(__import__("sys").modules, "own_model", raising=False)
-    often = ("--warmup", 1, "--repetitions", 1)
+    often = ("--warmup", 1, "--repetitions", 1, "--kfac")
     factory = ("--factory", "own_model:stage", "--stages", 3)
     ran = run("profile", *factory, *often, "-o", "own.json")
     assert ran.code == 0, ran.err
-    sent = [stage.output_bytes for stage in load_instance("own.json").stages]
-    assert sent == [48, 60, 0]
+    stages = load_instance("own.json").stages
+    assert [stage.output_bytes for stage in stages] == [48, 60, 0]
+    # A stage that is a layer and nothing else.
+    names = [[module.name for module in stage.modules] for stage in stages]
+    assert names == [["linear"]] * 3
 
 
 @pytest.mark.parametrize(

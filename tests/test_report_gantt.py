@@ -12,10 +12,14 @@ from hypothesis import strategies as st
 from schedopt.baselines import BASELINES, run_baseline
 from schedopt.build import build_graph
 from schedopt.formats import instance_from_document
-from schedopt.ops import Op
+from schedopt.instance import Kfac, Placement
+from schedopt.opgraph import Stream, StreamKind
+from schedopt.ops import Op, OpKind
 from schedopt.report.gantt_text import blocks, gantt_fits, gantt_text
+from schedopt.report.labels import shade
 from schedopt.schedule import Schedule
 from tests.cli_helpers import TINY
+from tests.kfac_instances import training
 
 
 def zb_h1(**fields: object) -> Schedule:
@@ -108,3 +112,69 @@ def test_an_op_of_no_duration_leaves_no_trace() -> None:
         gantt_text(schedule, 30).plain.splitlines()[0]
         == "device 0 B0-------------------"
     )
+
+
+# -- several steps, second-order work -----------------------------------------
+
+
+def trained(name: str = "1f1b", **changes: object) -> Schedule:
+    changes = {"kfac": Kfac(interval=2, refreshes=1), "steps": 2} | changes
+    instance = training(**changes)  # type: ignore[arg-type]  # any of its arguments
+    return run_baseline(BASELINES[name], instance).schedule
+
+
+def test_a_later_step_is_named_or_only_the_letter_is_left() -> None:
+    schedule = trained(kfac=None)
+    text = gantt_text(schedule, 9 + schedule.makespan).plain
+    row = text.splitlines()[0].removeprefix("device 0 ")
+    for op in schedule.order.sequences[Stream(StreamKind.COMPUTE, 0)]:
+        shown = row[schedule.start[op] : schedule.end(op)]
+        letter = "t" if op.kind is OpKind.STEP else op.kind.value
+        number = "" if op.kind is OpKind.STEP else str(op.microbatch)
+        full = f"{op.step}@{letter}{number}" if op.step else f"{letter}{number}"
+        expected = full if len(full) <= len(shown) else letter
+        assert shown == expected.ljust(len(shown), "-")
+    assert "1@F0" in row
+    assert "Blocks: step@ (but for step 0), kind, microbatch. " in text
+    # A column for 2 s: no room for a step and a microbatch. Nothing looks like step 0.
+    narrow = gantt_text(schedule, 9 + schedule.makespan // 2).plain.splitlines()[0]
+    assert narrow.count("F0") == narrow.count("F1") == 1
+
+
+def test_an_inversion_is_named_by_layer_and_side() -> None:
+    schedule = trained()
+    wide = gantt_text(schedule, 9 + 2 * schedule.makespan).plain
+    assert "v:o.B-" in wide  # 9 s in 18 columns
+    assert "v:qk.0.A" not in wide  # 3 s in 6 columns
+    assert not re.search(r"v\d|p\d|t\d", wide)  # never a copy's number
+    assert "a1:o" in wide
+    assert "microbatch, layer, side of its factor" in wide
+
+
+def test_copies_of_a_stage_are_told_by_the_stage() -> None:
+    schedule = trained("chimera", microbatches=2, placement=Placement.BIDIRECTIONAL)
+    wide = gantt_text(schedule, 9 + 3 * schedule.makespan).plain
+    for device, row in enumerate(wide.splitlines()[:2]):
+        for stage in (0, 1):  # each copy inverts half, in both devices' rows
+            assert f"{stage}v:o.B" in row, device
+            assert f"{stage}p" in row
+
+
+@given(st.integers(20, 300))
+def test_any_width_holds_the_rows_and_the_legend(width: int) -> None:
+    lines = gantt_text(trained(), width).plain.splitlines()
+    assert {len(line) for line in lines[:3]} == {width}
+    entries = " ".join(lines[3:])
+    for words in ("curvature of inputs", "inversion", "preconditioning", "optimizer"):
+        assert words in entries
+    longest = len("b curvature of output gradients")
+    assert max(map(len, lines[3:-1])) <= max(width, longest)
+
+
+def test_neighbours_of_one_kind_differ_in_shade() -> None:
+    schedule = trained()
+    ops = schedule.order.sequences[Stream(StreamKind.COMPUTE, 0)]
+    drawn = list(enumerate(ops))
+    for (i, one), (j, other) in pairwise(drawn):
+        if one.kind is other.kind is OpKind.INVERSION:
+            assert shade(one, i) != shade(other, j)

@@ -9,12 +9,20 @@ import pytest
 from schedopt.baselines import BASELINES, run_baseline
 from schedopt.build import Form, derive
 from schedopt.formats import instance_from_document
-from schedopt.instance import Backward, Instance, Placement
+from schedopt.instance import Backward, Instance, Kfac, Placement, StepBarrier
 from schedopt.opgraph import Units
-from schedopt.report.comparison import is_of_form
+from schedopt.report.comparison import comparison_notes, comparison_of, is_of_form
 from schedopt.report.memory import device_peaks, over_limit_text, peak_lines, tightest
-from schedopt.report.quantities import count_text, number_text, share_text, time_text
+from schedopt.report.quantities import (
+    BUBBLE_FORMULA,
+    count_text,
+    number_text,
+    share_text,
+    time_text,
+)
+from schedopt.report.summary import instance_lines, schedule_lines
 from tests.cli_helpers import TINY
+from tests.kfac_instances import training
 
 
 def tiny(**fields: object) -> Instance:
@@ -131,3 +139,67 @@ def test_a_placement_with_another_name_is_the_same_form() -> None:
     # With one stage per device, looped is linear.
     looped = replace(tiny(), placement=Placement.LOOPED)
     assert is_of_form(tiny(), looped)
+
+
+# -- several steps, second-order work -----------------------------------------
+
+
+def line_of(lines: list[tuple[str, str]], label: str) -> list[str]:
+    """The line of a label and those that continue it."""
+    at = [name for name, _ in lines].index(label)
+    found = [lines[at][1]]
+    for name, text in lines[at + 1 :]:
+        if name:
+            break
+        found.append(text)
+    return found
+
+
+def test_a_training_says_its_steps_and_its_second_order_work() -> None:
+    kfac = Kfac(interval=2, refreshes=2, step_barrier=StepBarrier.DEVICE, replicas=3)
+    lines = instance_lines(training(2, 2, kfac=kfac, steps=4))
+    assert line_of(lines, "size") == [
+        "2 devices, 2 stages, 2 microbatches, 4 training steps"
+    ]
+    assert line_of(lines, "K-FAC") == [
+        "6 layers, refresh interval 2 steps, 2 refreshes in 4 steps, step barrier"
+        " device, factor barrier factor, 3 replicas"
+    ]
+    two_way = training(2, 2, placement=Placement.BIDIRECTIONAL)
+    assert "inversions halved" in line_of(instance_lines(two_way), "K-FAC")[0]
+    plain = dict(instance_lines(training(2, 2, kfac=None)))
+    assert plain["size"] == "2 devices, 2 stages, 2 microbatches"
+    assert "K-FAC" not in plain
+
+
+def test_bubble_ratios_say_what_counts_as_work() -> None:
+    instance = training(2, 2, steps=2, kfac=Kfac(interval=2))
+    schedule = run_baseline(BASELINES["1f1b"], instance).schedule
+    # F 6 and B 11; curvature 14 and inversion 30 once, preconditioning 8, step 2.
+    own, all_work = 2 * 2 * (2 * 17), 2 * (2 * 2 * 17 + 2 * 14 + 30 + 2 * (8 + 2))
+    assert (schedule.pipeline_work, schedule.work) == (own, all_work)
+    span = schedule.makespan
+    busy, only = line_of(schedule_lines(schedule), "bubble ratio")
+    assert f"{100 * (1 - all_work / 2 / span):.2f} % for T = makespan" in busy
+    assert busy.endswith(", work: second-order work and optimizer's steps too")
+    assert f"{100 * (1 - own / 2 / span):.2f} % for T = makespan" in only
+    assert only.endswith(", work: the pipeline's own only")
+
+
+def test_the_ratio_is_one_where_all_work_is_the_pipelines() -> None:
+    schedule = run_baseline(BASELINES["1f1b"], training(2, 2, kfac=None)).schedule
+    (line,) = line_of(schedule_lines(schedule), "bubble ratio")
+    assert line.endswith(f"({BUBBLE_FORMULA})")
+    steps = training(2, 2, kfac=None, steps=2)
+    schedule = run_baseline(BASELINES["1f1b"], steps).schedule
+    with_steps, _ = line_of(schedule_lines(schedule), "bubble ratio")
+    assert with_steps.endswith(", work: optimizer's steps too")
+
+
+def test_a_comparison_says_that_second_order_work_counts() -> None:
+    said = "Second-order work counts as work in the bubble ratios."
+    for kfac, is_said in ((Kfac(), True), (None, False)):
+        instance = training(2, 2, kfac=kfac)
+        runs = (run_baseline(BASELINES["1f1b"], instance),)
+        notes = comparison_notes(comparison_of(instance, runs, (), ()))
+        assert (said in notes) is is_said

@@ -18,6 +18,7 @@ from typing import Any
 
 from schedopt.export.program import Program
 from schedopt.export.slack import slack_of
+from schedopt.export.tables import is_training
 from schedopt.opgraph import Stream, StreamKind
 from schedopt.ops import OpKind
 from schedopt.schedule import Schedule
@@ -126,6 +127,7 @@ def _slices(
     slack = slack_of(schedule)
     data = schedule.graph.data
     units = schedule.graph.units
+    training = is_training(schedule)
     for op in sorted(schedule.start, key=lambda op: (schedule.start[op], str(op))):
         for stream in data[op].streams:
             process, thread = tracks[stream]
@@ -142,6 +144,7 @@ def _slices(
                     "stage": op.stage,
                     "microbatch": op.microbatch,
                     "kind": op.kind.value,
+                    **({"step": op.step, "part": op.part} if training else {}),
                     f"slack, {units.time}": units.time_of(slack[op]),
                     "critical": slack[op] == 0,
                 },

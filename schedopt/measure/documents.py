@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from schedopt.instance import Backward, Number
 from schedopt.measure.kfac import LayerKfac
 from schedopt.measure.stages import ModelProfile, StageProfile
 from schedopt.measure.timing import Spread
-from schedopt.runtimes.measured import mebibytes, tidy
+from schedopt.runtimes.measured import MEBIBYTE, mebibytes, tidy
 
 Document = dict[str, Any]
 
@@ -58,7 +59,7 @@ def unmeasured_document(stages: int, pipeline: Pipeline) -> Document:
 
 
 def _instance_document(
-    stages: Sequence[Mapping[str, Number]], pipeline: Pipeline
+    stages: Sequence[Mapping[str, Any]], pipeline: Pipeline
 ) -> Document:
     document: Document = {
         "schema": INSTANCE_SCHEMA,
@@ -125,7 +126,7 @@ def _placement(stages: int, devices: int) -> str:
     return "looped" if stages > devices and stages % devices == 0 else "linear"
 
 
-def _stage(stage: StageProfile, pipeline: Pipeline) -> dict[str, Number]:
+def _stage(stage: StageProfile, pipeline: Pipeline) -> Document:
     memory = stage.memory
     static = (
         memory.weights_and_gradients
@@ -142,7 +143,55 @@ def _stage(stage: StageProfile, pipeline: Pipeline) -> dict[str, Number]:
         "input_gradient": mebibytes(memory.input_gradient),
         "static_memory": mebibytes(static),
         "output_bytes": stage.output_bytes,
+        **_second_order(stage, pipeline.backward),
     }
+
+
+def _second_order(stage: StageProfile, backward: Backward) -> Document:
+    """What K-FAC does for the stage, if that was measured.
+
+    A layer that runs several times in a forward has the shares of all of them. Inputs
+    are a part of the activation, and count as far as there is so much of it: where a
+    stage is checkpointed there is not.
+    """
+    if not stage.kfac:
+        return {}
+    runs: dict[str, list[LayerKfac]] = {}
+    for layer in stage.kfac:
+        runs.setdefault(layer.layer, []).append(layer)
+    kept = stage.memory.activation
+    if backward is not Backward.WHOLE:
+        kept -= stage.memory.activation_until_input
+    inputs = sum(layer.input_bytes for layer in stage.kfac)
+    part = min(1, kept / inputs) if inputs else 0
+    return {
+        "precondition": _microseconds([of[0].precondition for of in runs.values()]),
+        "modules": [_module(name, of, part) for name, of in runs.items()],
+    }
+
+
+def _module(name: str, runs: Sequence[LayerKfac], part: float) -> Document:
+    """A layer, of whose inputs ``part`` waits in the activation."""
+    first = runs[0]
+    factor_a, factor_b = first.factor_bytes
+    least = 10**6  # of which a MiB: the parts of an activation never exceed it
+    saved = part * sum(run.input_bytes for run in runs) / MEBIBYTE
+    return {
+        # Ops are named after it; a stage may be a linear layer and nothing else.
+        "name": re.sub(r'[:@,;"\s]', "_", name) or "linear",
+        "curvature_a": _microseconds([run.curvature_a for run in runs]),
+        "curvature_b": _microseconds([run.curvature_b for run in runs]),
+        "inversion_a": _microseconds([first.inversion_a]),
+        "inversion_b": _microseconds([first.inversion_b]),
+        "saved_input": tidy(int(saved * least) / least),
+        "saved_gradient": mebibytes(sum(run.gradient_bytes for run in runs)),
+        "factor_a": mebibytes(factor_a),
+        "factor_b": mebibytes(factor_b),
+    }
+
+
+def _microseconds(times: Sequence[Spread]) -> Number:
+    return tidy(round(sum(time.median for time in times), 3))
 
 
 def _spread(spread: Spread) -> Document:
@@ -161,5 +210,7 @@ def _kfac(layer: LayerKfac) -> Document:
         "size_a": layer.size_a,
         "size_b": layer.size_b,
         "factor_bytes": list(layer.factor_bytes),
+        "input_bytes": layer.input_bytes,
+        "gradient_bytes": layer.gradient_bytes,
         **{name: _spread(getattr(layer, name)) for name in _KFAC_TIMES},
     }

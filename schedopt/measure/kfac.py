@@ -8,8 +8,10 @@ Cholesky inverse per factor, PRECONDITION B^-1 G A^-1. All in float32.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,12 +30,18 @@ _DAMPING = 1e-3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerKfac:
-    """A linear layer's K-FAC work, microseconds, and its factors' sizes in bytes."""
+    """A linear layer's K-FAC work, microseconds, and what it holds.
+
+    ``input_bytes`` and ``gradient_bytes`` are those of a microbatch's inputs and output
+    gradients, which wait for their curvature; layers with the same inputs share them.
+    """
 
     layer: str
     tokens: int
     size_a: int
     size_b: int
+    input_bytes: int
+    gradient_bytes: int
     curvature_a: Spread
     curvature_b: Spread
     inversion_a: Spread
@@ -52,31 +60,48 @@ def kfac_of(
     """Every linear layer of a stage; layers of equal sizes are timed once."""
     known: dict[tuple[int, int, int], dict[str, Spread]] = {}
     found = []
-    for layer, tokens, size_a, size_b in _shapes(stage):
-        shape = (tokens, size_a, size_b)
+    for seen in _layers_of(stage):
+        shape = (seen.tokens, seen.size_a, seen.size_b)
         if shape not in known:
             known[shape] = _time(*shape, device, warmup, repetitions)
         found.append(
             LayerKfac(
-                layer=layer,
-                tokens=tokens,
-                size_a=size_a,
-                size_b=size_b,
+                layer=seen.layer,
+                tokens=seen.tokens,
+                size_a=seen.size_a,
+                size_b=seen.size_b,
+                input_bytes=seen.input_bytes,
+                gradient_bytes=seen.gradient_bytes,
                 **known[shape],
             )
         )
     return tuple(found)
 
 
-def _shapes(stage: StageUnderTest) -> list[tuple[str, int, int, int]]:
-    """Layer, tokens, size of A and of B, seen in one forward."""
-    found: list[tuple[str, int, int, int]] = []
+class _Seen(NamedTuple):
+    """A layer as it runs in a forward."""
+
+    layer: str
+    tokens: int
+    size_a: int
+    size_b: int
+    input_bytes: int
+    gradient_bytes: int
+
+
+def _layers_of(stage: StageUnderTest) -> list[_Seen]:
+    """The linear layers, seen in one forward."""
+    found: list[tuple[_Seen, Tensor]] = []  # with the inputs, whose places stay taken
 
     def look(name: str, layer: nn.Linear) -> torch.utils.hooks.RemovableHandle:
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            tokens = inputs[0].numel() // layer.in_features
+            (taken, *_) = inputs
+            tokens = taken.numel() // layer.in_features
             size_a = layer.in_features + (layer.bias is not None)
-            found.append((name, tokens, size_a, layer.out_features))
+            size_b = layer.out_features
+            gradient = tokens * size_b * taken.element_size()
+            seen = _Seen(name, tokens, size_a, size_b, taken.nbytes, gradient)
+            found.append((seen, taken))
 
         return layer.register_forward_pre_hook(hook)
 
@@ -92,7 +117,11 @@ def _shapes(stage: StageUnderTest) -> list[tuple[str, int, int, int]]:
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    sharers = Counter(taken.data_ptr() for _, taken in found)
+    return [
+        seen._replace(input_bytes=seen.input_bytes // sharers[taken.data_ptr()])
+        for seen, taken in found
+    ]
 
 
 def _time(

@@ -153,6 +153,8 @@ def comparison_notes(comparison: Comparison) -> list[str]:
         " that of the device closest to its limit. The gap is to the proven bound of"
         " the row's form."
     ]
+    if instance.kfac is not None:
+        notes.append("Second-order work counts as work in the bubble ratios.")
     if any(not row.own_form for row in comparison.rows):
         own = form_of(comparison.instance)
         notes.append(

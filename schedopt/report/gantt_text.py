@@ -1,8 +1,8 @@
 """A schedule as text: one row per device, to scale.
 
-Each op is a block of columns that opens with its kind, and its microbatch where that
-fits; idle time is dotted. On a terminal the blocks are coloured by kind, in two shades
-that alternate so that neighbours of one kind stay apart.
+Each op is a block of columns that opens with its kind, and its microbatch, step or
+layer where that fits; idle time is dotted. On a terminal the blocks are coloured by
+kind, in two shades that alternate so that neighbours of one kind stay apart.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from rich.text import Text
 from schedopt.opgraph import Stream, StreamKind
 from schedopt.ops import Op
 from schedopt.report.kinds import COLOURS, KIND_WORDS, LETTERS
+from schedopt.report.labels import draws_steps, legend_of_blocks, lettered, shade
 from schedopt.report.quantities import number_text
 from schedopt.schedule import Schedule
 
@@ -23,6 +24,8 @@ IDLE = "."
 FILL = "-"
 
 _IDLE_STYLE = Style(dim=True)
+_BETWEEN = "  "
+"""Entries of the legend."""
 
 
 class Block(NamedTuple):
@@ -51,11 +54,12 @@ def gantt_text(schedule: Schedule, width: int) -> Text:
     names = _names(schedule)
     margin = max(map(len, names)) + 1
     several = _holds_several_stages(schedule)
+    steps = draws_steps(schedule.start)
     lines = []
     for name, ops in zip(names, _rows(schedule), strict=True):
         line = Text(name.ljust(margin))
-        for block in blocks(schedule, ops, columns):
-            line.append_text(_drawn(block, several=several))
+        for place, block in enumerate(blocks(schedule, ops, columns)):
+            line.append_text(_drawn(block, place, stages=several, steps=steps))
         lines.append(line)
     lines.append(Text(" " * margin + _axis(schedule, columns)))
     lines.extend(_legend(schedule, columns, several=several))
@@ -88,18 +92,14 @@ def _column(time: int, span: int, columns: int) -> int:
     return (2 * time * columns + span) // (2 * span) if span else 0
 
 
-def _drawn(block: Block, *, several: bool) -> Text:
-    if block.op is None:
-        return Text(IDLE * block.width, style=_IDLE_STYLE)
+def _drawn(block: Block, place: int, *, stages: bool, steps: bool) -> Text:
     op = block.op
-    letter = LETTERS[op.kind]
-    short = f"{letter}{op.microbatch}"
-    labels = [f"{op.stage}{short}", short] if several else [short]
-    label = next((text for text in labels if len(text) <= block.width), letter)
-    shade = COLOURS[op.kind][(op.microbatch + op.stage) % 2]
-    return Text(
-        label.ljust(block.width, FILL), style=Style(color="black", bgcolor=shade)
-    )
+    if op is None:
+        return Text(IDLE * block.width, style=_IDLE_STYLE)
+    labels = lettered(op, stages=stages, steps=steps)
+    label = next((text for text in labels if len(text) <= block.width), "")
+    style = Style(color="black", bgcolor=shade(op, place))
+    return Text(label.ljust(block.width, FILL), style=style)
 
 
 def _rows(schedule: Schedule) -> list[tuple[Op, ...]]:
@@ -131,16 +131,28 @@ def _axis(schedule: Schedule, columns: int) -> str:
 
 def _legend(schedule: Schedule, columns: int, *, several: bool) -> Iterable[Text]:
     units = schedule.graph.units
-    kinds = {op.kind for ops in _rows(schedule) for op in ops}
-    legend = Text()
-    for kind in KIND_WORDS:
-        if kind not in kinds:
-            continue
-        letter = LETTERS[kind]
-        legend.append(letter, style=Style(color="black", bgcolor=COLOURS[kind][0]))
-        legend.append(f" {KIND_WORDS[kind]}  ")
-    legend.append(f"{IDLE} idle", style=_IDLE_STYLE)
+    drawn = [op for ops in _rows(schedule) for op in ops]
+    kinds = {op.kind for op in drawn}
+    entries = [
+        Text.assemble(
+            (LETTERS[kind], Style(color="black", bgcolor=COLOURS[kind][0])), f" {words}"
+        )
+        for kind, words in KIND_WORDS.items()
+        if kind in kinds
+    ]
+    entries.append(Text(f"{IDLE} idle", style=_IDLE_STYLE))
+    yield from _filled(entries, columns)
     column = schedule.makespan / columns / units.ticks_per_unit
-    label = "stage, kind, microbatch" if several else "kind, microbatch"
-    yield legend
+    label = legend_of_blocks(drawn, stages=several, letters=True)
     yield Text(f"Blocks: {label}. One column is {number_text(column)} {units.time}.")
+
+
+def _filled(entries: Iterable[Text], width: int) -> Iterator[Text]:
+    """Lines of entries, as many on each as fit."""
+    line = Text()
+    for entry in entries:
+        if line and len(line) + len(_BETWEEN) + len(entry) > width:
+            yield line
+            line = Text()
+        line.append_text(Text(_BETWEEN) + entry if line else entry)
+    yield line

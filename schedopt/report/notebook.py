@@ -9,8 +9,15 @@ from collections.abc import Iterator
 from html import escape
 
 from schedopt.opgraph import Stream, StreamKind
-from schedopt.ops import Op
-from schedopt.report.kinds import COLOURS, KIND_WORDS
+from schedopt.report.kinds import KIND_WORDS
+from schedopt.report.labels import (
+    draws_steps,
+    kinds_by_colour,
+    legend_of_blocks,
+    plain,
+    shade,
+    width_of,
+)
 from schedopt.report.quantities import number_text, time_text
 from schedopt.report.summary import solution_lines
 from schedopt.schedule import Schedule
@@ -44,9 +51,11 @@ def schedule_svg(schedule: Schedule) -> str:
     """One row per device, to scale; pointing at an op shows what it is, and when."""
     devices = schedule.graph.devices
     bottom = _ROW * len(devices)
+    legend = list(_legend(schedule, bottom + 1.4 * _ROW))
+    height = bottom + (2 + len(legend)) * _ROW
     parts = [
         '<svg xmlns="http://www.w3.org/2000/svg"'
-        f' viewBox="0 0 {_MARGIN + _WIDTH:g} {bottom + 3 * _ROW:g}" width="100%">'
+        f' viewBox="0 0 {_MARGIN + _WIDTH:g} {height:g}" width="100%">'
     ]
     for device, memory in enumerate(devices):
         middle = _ROW * device + 0.65 * _ROW
@@ -61,18 +70,20 @@ def schedule_svg(schedule: Schedule) -> str:
     parts.append(
         f'<text x="{_MARGIN + _WIDTH:g}" text-anchor="end" {axis}>{escape(end)}</text>'
     )
-    parts += _legend(schedule, bottom + 1.4 * _ROW)
-    parts.append("</svg>")
+    parts += [*legend, "</svg>"]
     return "\n".join(parts)
 
 
 def _blocks(schedule: Schedule, device: int) -> Iterator[str]:
-    """A rectangle per compute op of a device, and its microbatch where that fits."""
+    """A rectangle per compute op of a device, and what it is called where that fits."""
     units = schedule.graph.units
     origin = min(schedule.start.values())
     scale = _WIDTH / max(schedule.makespan, 1)
     top = _ROW * device + 2
-    for op in schedule.order.sequences.get(Stream(StreamKind.COMPUTE, device), ()):
+    ops = schedule.order.sequences.get(Stream(StreamKind.COMPUTE, device), ())
+    stages = len({op.stage for op in ops}) > 1
+    steps = draws_steps(schedule.start)
+    for place, op in enumerate(ops):
         start, end = schedule.start[op] - origin, schedule.end(op) - origin
         left, width = _MARGIN + start * scale, (end - start) * scale
         times = (
@@ -81,31 +92,42 @@ def _blocks(schedule: Schedule, device: int) -> Iterator[str]:
         )
         yield (
             f'<rect x="{left:.2f}" y="{top:g}" width="{width:.2f}"'
-            f' height="{_ROW - 4:g}" fill="{_shade(op)}"><title>{escape(times)}</title>'
-            "</rect>"
+            f' height="{_ROW - 4:g}" fill="{shade(op, place)}">'
+            f"<title>{escape(times)}</title></rect>"
         )
-        label = str(op.microbatch)
-        if width > _DIGIT * (len(label) + 0.5):
+        texts = plain(op, stages=stages, steps=steps)
+        fitting = (text for text in texts if width > _DIGIT * (width_of(text) + 0.5))
+        label = next(fitting, "")
+        if label:
             yield (
                 f'<text x="{left + width / 2:.2f}" y="{top + 0.55 * _ROW:g}"'
                 ' text-anchor="middle" font-family="sans-serif" font-size="10"'
-                f' fill="black" pointer-events="none">{label}</text>'
+                f' fill="black" pointer-events="none">{escape(label)}</text>'
             )
-
-
-def _shade(op: Op) -> str:
-    """Neighbours of one kind differ."""
-    return COLOURS[op.kind][(op.microbatch + op.stage) % 2]
 
 
 def _legend(schedule: Schedule, top: float) -> Iterator[str]:
-    kinds = {op.kind for op in schedule.start}
+    """A group per line: the colours, as many on a line as fit, and what texts say."""
+    line: list[str] = []
     left = _MARGIN
-    for kind, words in KIND_WORDS.items():
-        if kind in kinds and kind.is_compute:
-            yield (
-                f'<rect x="{left:g}" y="{top:g}" width="12" height="12"'
-                f' fill="{COLOURS[kind][0]}"/>'
-            )
-            yield f'<text x="{left + 18:g}" y="{top + 10:g}" {_TEXT}>{words}</text>'
-            left += 34 + _DIGIT * len(words)
+    for colour, words in kinds_by_colour(schedule.start).items():
+        width = 34 + _DIGIT * len(words)
+        if line and left + width > _MARGIN + _WIDTH:
+            yield f"<g>{''.join(line)}</g>"
+            line, left, top = [], _MARGIN, top + _ROW
+        line.append(
+            f'<rect x="{left:g}" y="{top:g}" width="12" height="12" fill="{colour}"/>'
+            f'<text x="{left + 18:g}" y="{top + 10:g}" {_TEXT}>{words}</text>'
+        )
+        left += width
+    yield f"<g>{''.join(line)}</g>"
+    several = any(
+        len({op.stage for op in ops}) > 1
+        for stream, ops in schedule.order.sequences.items()
+        if stream.kind is StreamKind.COMPUTE
+    )
+    texts = legend_of_blocks(schedule.start, stages=several, letters=False)
+    yield (
+        f'<text x="{_MARGIN:g}" y="{top + _ROW + 10:g}" {_TEXT}>in blocks: {texts}'
+        "</text>"
+    )

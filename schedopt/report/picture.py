@@ -1,11 +1,13 @@
 """A schedule as a picture: ops to scale, and each device's memory under its limit.
 
-The colours are those of Okabe and Ito, "Color Universal Design" (2008), which
-colour-blind readers tell apart; kinds that share a colour never stand in one schedule.
+Colours tell the kinds apart (``schedopt.report.kinds``); where kinds that share one are
+drawn together, the legend names them together. What an op is called stands in its block
+where it fits, and blocks too narrow for an edge have none.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,22 @@ from matplotlib.patches import Patch
 from schedopt.errors import FormatError
 from schedopt.opgraph import Stream, StreamKind
 from schedopt.ops import Op
-from schedopt.report.kinds import COLOURS, KIND_WORDS
+from schedopt.report.kinds import COLOURS
+from schedopt.report.labels import (
+    draws_steps,
+    kinds_by_colour,
+    legend_of_blocks,
+    plain,
+    width_of,
+)
 from schedopt.report.quantities import BUBBLE_FORMULA, number_text, share_text
+from schedopt.report.summary import has_other_work
 from schedopt.schedule import Schedule
 
 SUFFIXES = (".png", ".svg", ".pdf")
-_MOST_LABELS = 1500  # blocks with a number written in them
+_MOST_LABELS = 1500  # blocks with a text written in them: the widest
 _DIGIT_WIDTH = 0.005  # of a character, as a share of the axis
+_LEAST_WITH_EDGE = 0.002  # of a block, as a share of the axis
 _LINE = "#444444"
 _LIMIT = "#d55e00"
 
@@ -62,38 +73,58 @@ def picture(schedule: Schedule, title: str = "") -> Figure:
         squeeze=False,
         gridspec_kw={"height_ratios": [2, 1.4] * devices},
     )
-    labels = len(schedule.start) <= _MOST_LABELS
+    labels = _labels(schedule)
     for device in range(devices):
-        _draw_ops(grid[2 * device][0], schedule, device, labels=labels)
+        _draw_ops(grid[2 * device][0], schedule, device, labels)
         _draw_memory(grid[2 * device + 1][0], schedule, device)
     _finish(figure, grid[-1][0], schedule, title)
     return figure
 
 
-def _draw_ops(axes: Axes, schedule: Schedule, device: int, *, labels: bool) -> None:
-    units = schedule.graph.units
-    origin = min(schedule.start.values(), default=0)
+def _labels(schedule: Schedule) -> dict[Op, str]:
+    """What is written into blocks: into those that have room, if many the widest."""
+    steps = draws_steps(schedule.start)
+    room = schedule.makespan * _DIGIT_WIDTH
+    found: dict[Op, str] = {}
+    for device in range(len(schedule.graph.devices)):
+        ops = _ops_of(schedule, device)
+        stages = len({op.stage for op in ops}) > 1
+        for op in ops:
+            width = schedule.graph.data[op].duration
+            texts = plain(op, stages=stages, steps=steps)
+            label = next((text for text in texts if width > room * width_of(text)), "")
+            if label:
+                found[op] = label
+    widest = sorted(found, key=lambda op: -schedule.graph.data[op].duration)
+    return {op: found[op] for op in widest[:_MOST_LABELS]}
+
+
+def _ops_of(schedule: Schedule, device: int) -> tuple[Op, ...]:
     stream = Stream(StreamKind.COMPUTE, device)
-    ops = schedule.order.sequences.get(stream, ())
+    return schedule.order.sequences.get(stream, ())
+
+
+def _draw_ops(
+    axes: Axes, schedule: Schedule, device: int, labels: Mapping[Op, str]
+) -> None:
+    origin = min(schedule.start.values(), default=0)
+    ops = _ops_of(schedule, device)
+    least = schedule.makespan * _LEAST_WITH_EDGE
     for kind in dict.fromkeys(op.kind for op in ops):
         mine = [op for op in ops if op.kind is kind]
+        lengths = [schedule.graph.data[op].duration for op in mine]
         axes.broken_barh(
             [_bar(schedule, op, origin) for op in mine],
             (0, 1),
             facecolors=COLOURS[kind][0],
             edgecolor="white",
-            linewidth=0.5,
+            linewidth=[0.5 * (length > least) for length in lengths],
         )
-    if labels:
-        span = schedule.makespan / units.ticks_per_unit
-        several = len({op.stage for op in ops}) > 1
-        for op in ops:
+    for op in ops:
+        if op in labels:
             left, width = _bar(schedule, op, origin)
-            text = f"{op.stage}.{op.microbatch}" if several else str(op.microbatch)
-            if width > _DIGIT_WIDTH * span * len(text):
-                axes.text(
-                    left + width / 2, 0.5, text, ha="center", va="center", fontsize=6
-                )
+            middle = left + width / 2
+            axes.text(middle, 0.5, labels[op], ha="center", va="center", fontsize=6)
     axes.set_ylim(0, 1)
     axes.set_yticks([])
     axes.set_ylabel(
@@ -130,13 +161,16 @@ def _draw_memory(axes: Axes, schedule: Schedule, device: int) -> None:
 def _finish(figure: Figure, last: Axes, schedule: Schedule, title: str) -> None:
     units = schedule.graph.units
     last.set_xlim(0, schedule.makespan / units.ticks_per_unit or 1)
-    last.set_xlabel(f"time, {units.time}")
+    several = any(
+        len({op.stage for op in _ops_of(schedule, device)}) > 1
+        for device in range(len(schedule.graph.devices))
+    )
+    texts = legend_of_blocks(schedule.start, stages=several, letters=False)
+    last.set_xlabel(f"time, {units.time}; in blocks: {texts}")
     last.tick_params(bottom=True)
-    kinds = {op.kind for op in schedule.start if op.kind.is_compute}
     handles: list[Patch | Line2D] = [
-        Patch(color=COLOURS[kind][0], label=words)
-        for kind, words in KIND_WORDS.items()
-        if kind in kinds
+        Patch(color=colour, label=words)
+        for colour, words in kinds_by_colour(schedule.start).items()
     ]
     handles.append(
         Patch(color="#dddddd", label=f"memory, {units.memory} (peak marked)")
@@ -152,6 +186,9 @@ def _finish(figure: Figure, last: Axes, schedule: Schedule, title: str) -> None:
     measures = (
         f"makespan T = {makespan} {units.time}, bubble {BUBBLE_FORMULA} = {bubble}"
     )
+    if has_other_work(schedule):
+        own = schedule.bubble_ratio(schedule.makespan, pipeline_only=True)
+        measures += f"; of the pipeline's own work {share_text(own)}"
     figure.suptitle(f"{title}\n{measures}" if title else measures, fontsize=10)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from schedopt.baselines import BaselineRun
 from schedopt.build import Form, form_of
-from schedopt.instance import Instance
+from schedopt.instance import Instance, Kfac
+from schedopt.ops import OpKind
 from schedopt.report.memory import peak_lines
 from schedopt.report.quantities import (
     BUBBLE_FORMULA,
@@ -64,19 +65,43 @@ def baseline_lines(run: BaselineRun) -> list[Line]:
 
 
 def instance_lines(instance: Instance, ops: int | None = None) -> list[Line]:
-    """Name, size and form."""
+    """Name, size, form, and second-order work if there is some."""
     size = [
         count_text(len(instance.devices), "device"),
         count_text(len(instance.stages), "stage"),
         count_text(instance.microbatches, "microbatch", "microbatches"),
     ]
+    if instance.steps > 1:
+        size.append(count_text(instance.steps, "training step"))
     if ops is not None:
         size.append(count_text(ops, "op"))
-    return [
+    lines = [
         ("instance", instance.name),
         ("size", ", ".join(size)),
         ("form", form_text(form_of(instance))),
     ]
+    if instance.kfac is not None:
+        lines.append(("K-FAC", _kfac_text(instance, instance.kfac)))
+    return lines
+
+
+def _kfac_text(instance: Instance, kfac: Kfac) -> str:
+    """What is inverted, how often, and what waits for what."""
+    layers = sum(m.count for stage in instance.stages for m in stage.modules)
+    steps = count_text(kfac.interval, "step")
+    texts = [
+        count_text(layers, "layer"),
+        f"refresh interval {steps}",
+        f"{count_text(kfac.refreshes, 'refresh', 'refreshes')}"
+        f" in {count_text(instance.steps, 'step')}",
+        f"step barrier {kfac.step_barrier.value}",
+        f"factor barrier {kfac.factor_barrier.value}",
+    ]
+    if any(len(instance.copies_of(s)) > 1 for s in range(len(instance.stages))):
+        texts.append(f"inversions {kfac.inversion.value}")
+    if kfac.replicas > 1:
+        texts.append(count_text(kfac.replicas, "replica"))
+    return ", ".join(texts)
 
 
 def form_text(form: Form) -> str:
@@ -86,20 +111,49 @@ def form_text(form: Form) -> str:
 
 
 def schedule_lines(schedule: Schedule) -> list[Line]:
-    """Makespan, device span, bubble ratios and peak memory."""
+    """Makespan, device span, bubble ratios and peak memory.
+
+    Where more than the pipeline's own work is done there are two bubble ratios: with
+    all that computes as work, and with the pipeline's own only.
+    """
     units = schedule.graph.units
     peaks = peak_lines(schedule)
+    ratio = f"{_bubbles(schedule)} ({BUBBLE_FORMULA})"
+    bubbles = [("bubble ratio", ratio)]
+    if has_other_work(schedule):
+        own = _bubbles(schedule, pipeline_only=True)
+        bubbles = [
+            ("bubble ratio", f"{ratio}, work: {_busy_words(schedule)} too"),
+            ("", f"{own}, work: the pipeline's own only"),
+        ]
     return [
         ("makespan", time_text(schedule.makespan, units)),
         ("device span", time_text(schedule.device_span, units)),
-        (
-            "bubble ratio",
-            f"{share_text(schedule.bubble_ratio(schedule.makespan))} for T = makespan,"
-            f" {share_text(schedule.bubble_ratio(schedule.device_span))} for"
-            f" T = device span ({BUBBLE_FORMULA})",
-        ),
+        *bubbles,
         *((("" if i else "peak memory"), peak) for i, peak in enumerate(peaks)),
     ]
+
+
+def has_other_work(schedule: Schedule) -> bool:
+    """Whether something but the pipeline's own work computes."""
+    return schedule.pipeline_work < schedule.work
+
+
+def _busy_words(schedule: Schedule) -> str:
+    """What computes beside the pipeline's own."""
+    kinds = {op.kind for op in schedule.start if op.kind.is_compute}
+    others = {kind for kind in kinds if not kind.is_pipeline}
+    words = ["second-order work"] if others - {OpKind.STEP} else []
+    words += ["optimizer's steps"] if OpKind.STEP in others else []
+    return " and ".join(words)
+
+
+def _bubbles(schedule: Schedule, *, pipeline_only: bool = False) -> str:
+    by_makespan, by_span = (
+        share_text(schedule.bubble_ratio(span, pipeline_only=pipeline_only))
+        for span in (schedule.makespan, schedule.device_span)
+    )
+    return f"{by_makespan} for T = makespan, {by_span} for T = device span"
 
 
 def periodic_lines(periodic: Periodic) -> list[Line]:
