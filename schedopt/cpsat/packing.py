@@ -71,21 +71,18 @@ def pack(
     *,
     minimise_memory: bool = False,
     mirrored: bool = False,
-    overloaded: bool = False,
     relaxed: bool = False,
 ) -> PackingResult:
     """Pack the work of some devices (a component) into their bins.
 
     ``mirrored`` has two devices with copies of the same stages do the same at the same
     time: fewer packings, found sooner; that there are none then says nothing.
-    ``overloaded`` lets bins take too much and minimises by how much, which gives the
-    solver a way to improve; only a packing without overload counts. ``relaxed`` counts
-    everything as soon as it may be there: it finds no packing, but proves that there
-    is none, or none with a lower peak.
+    ``relaxed`` counts everything as soon as it may be there: it finds no packing, but
+    proves that there is none, or none with a lower peak.
     """
     counts = Counts(problem, devices, relaxed=relaxed)
     reductions = Reductions(counts)
-    _state(counts, reductions, mirrored=mirrored, overloaded=overloaded)
+    _state(counts, reductions, mirrored=mirrored)
     if minimise_memory:
         counts.model.minimize(counts.peak)
     solver = solver_of(effort)
@@ -100,7 +97,7 @@ def pack(
     bound = None
     if minimise_memory and is_proof:
         bound = max(0, round(solver.best_objective_bound))
-    if relaxed or (overloaded and solver.objective_value > 0):
+    if relaxed:
         return PackingResult(Outcome.UNKNOWN, None, None, bound)
     outcome = Outcome.OPTIMAL if status == cp_model.OPTIMAL else Outcome.FEASIBLE
     start = Layout(counts, reductions, solver).start
@@ -108,18 +105,14 @@ def pack(
     return PackingResult(outcome, start, peak, bound)
 
 
-def _state(
-    counts: Counts, reductions: Reductions, *, mirrored: bool, overloaded: bool
-) -> None:
+def _state(counts: Counts, reductions: Reductions, *, mirrored: bool) -> None:
     """Add the rules to the model."""
     if mirrored:
         rules.devices_mirror_each_other(counts)
     rules.everything_is_done(counts)
-    if overloaded:
-        rules.bins_are_overloaded_little(counts)
-    else:
-        rules.bins_hold_their_load(counts)
-        rules.bins_hold_few_large_items(counts)
+    rules.bins_hold_their_load(counts)
+    rules.bins_hold_few_large_items(counts)
+    rules.large_items_come_first(counts)
     rules.inversions_wait_for_shares(counts, reductions)
     rules.inversions_wait_for_their_side(counts, reductions)
     reductions.end_in_time()

@@ -83,6 +83,14 @@ class ClassRows(NamedTuple):
         return [row for row in self.inversions if row.device == device]
 
 
+class Amount(NamedTuple):
+    """How many items of a duration a bin takes, with all that share its length."""
+
+    bin: Bin
+    duration: int
+    items: cp_model.IntVar
+
+
 class Counts:
     """A model without rules: the rows of all classes of some devices."""
 
@@ -193,6 +201,32 @@ class Counts:
         return [row for rows in self.classes for row in rows.inversions_on(device)]
 
     # -- sums -----------------------------------------------------------------
+
+    @cached_property
+    def amounts(self) -> tuple[Amount, ...]:
+        """What every bin takes, or those together that share a length."""
+        return tuple(
+            self._amount(device, alike, duration)
+            for device in self.devices
+            for alike in self.bins_alike(device)
+            for duration in sorted(self._durations(device), reverse=True)
+        )
+
+    def _durations(self, device: int) -> set[int]:
+        rows = self.shares_on(device) + self.inversions_on(device)
+        return {row.duration for row in rows if row.duration}
+
+    def _amount(self, device: int, alike: Sequence[int], duration: int) -> Amount:
+        rows = [
+            row
+            for row in self.shares_on(device) + self.inversions_on(device)
+            if row.duration == duration
+        ]
+        first = self.bins[device][alike[0]]
+        most = sum(row.most[number] for row in rows for number in alike)
+        count = self.model.new_int_var(0, min(most, first.length // duration), "")
+        self.model.add(count == total(row.here[n] for row in rows for n in alike))
+        return Amount(first, duration, count)
 
     def load(self, rows: Iterable[Row], numbers: Sequence[int]) -> cp_model.LinearExpr:
         """What the items of some rows of a device take of some of its bins, ticks."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 
 from ortools.sat.python import cp_model
 
-from schedopt.cpsat.packing_counts import ClassRows, Counts, Row, total
+from schedopt.cpsat.packing_counts import Amount, ClassRows, Counts, Row, total
 from schedopt.cpsat.packing_reductions import Reductions
 from schedopt.refresh.problem import Bin
 
@@ -29,29 +30,9 @@ def everything_is_done(counts: Counts) -> None:
 
 def bins_hold_their_load(counts: Counts) -> None:
     """What bins that share their length take is at most that long."""
-    for one, load in _loads(counts):
+    for one, amounts in _by_bin(counts):
+        load = total(amount.duration * amount.items for amount in amounts)
         counts.model.add(load <= one.length)
-
-
-def bins_are_overloaded_little(counts: Counts) -> None:
-    """What bins take beyond their length is to be minimised."""
-    all_rows = [r for c in counts.classes for r in (*c.shares, *c.inversions)]
-    most = sum(
-        row.duration * max(row.most, default=0) * len(row.most) for row in all_rows
-    )
-    excesses = []
-    for one, load in _loads(counts):
-        excess = counts.model.new_int_var(0, most, "")
-        counts.model.add(load <= one.length + excess)
-        excesses.append(excess)
-    counts.model.minimize(total(excesses))
-
-
-def _loads(counts: Counts) -> Iterator[tuple[Bin, cp_model.LinearExpr]]:
-    for device in counts.devices:
-        rows = counts.shares_on(device) + counts.inversions_on(device)
-        for alike in counts.bins_alike(device):
-            yield counts.bins[device][alike[0]], counts.load(rows, alike)
 
 
 def bins_hold_few_large_items(counts: Counts) -> None:
@@ -61,22 +42,33 @@ def bins_hold_few_large_items(counts: Counts) -> None:
     floor of the sum. It spares the solver from finding out bin by bin that large items
     leave room which no other one fits.
     """
-    for device in counts.devices:
-        rows = counts.shares_on(device) + counts.inversions_on(device)
-        durations = {row.duration for row in rows if row.duration > 1}
+    for one, amounts in _by_bin(counts):
+        durations = {amount.duration for amount in amounts if amount.duration > 1}
         grains = durations | {d // 2 for d in durations if d > _LEAST_GRAIN}
-        for alike in counts.bins_alike(device):
-            length = counts.bins[device][alike[0]].length
-            for grain in sorted(grains):
-                if length // grain > _MANY_ITEMS:
-                    continue
+        for grain in sorted(grains):
+            if one.length // grain <= _MANY_ITEMS:
                 items = total(
-                    (row.duration // grain) * row.here[number]
-                    for row in rows
-                    if row.duration >= grain
-                    for number in alike
+                    (amount.duration // grain) * amount.items for amount in amounts
                 )
-                counts.model.add(items <= length // grain)
+                counts.model.add(items <= one.length // grain)
+
+
+def _by_bin(counts: Counts) -> Iterator[tuple[Bin, list[Amount]]]:
+    for one, amounts in groupby(counts.amounts, key=lambda amount: amount.bin):
+        yield one, list(amounts)
+
+
+def large_items_come_first(counts: Counts) -> None:
+    """A way to search: decide on large items, bin by bin, before smaller ones.
+
+    What small ones of which microbatch and factor fill the rest is then easy to find.
+    """
+    amounts = sorted(counts.amounts, key=lambda one: (-one.duration, one.bin.begin))
+    counts.model.add_decision_strategy(
+        [amount.items for amount in amounts],
+        cp_model.CHOOSE_FIRST,
+        cp_model.SELECT_MIN_VALUE,
+    )
 
 
 def inversions_wait_for_shares(counts: Counts, reductions: Reductions) -> None:

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
 from math import inf
-from typing import NamedTuple
 
 from schedopt.cpsat import Effort, Outcome, PackingResult, components, pack
 from schedopt.ops import Op
@@ -25,6 +24,7 @@ from schedopt.refresh.problem import Packing, Problem, at, problem_of, without_m
 from schedopt.refresh.settings import Minimise
 from schedopt.refresh.unrolling import schedule_of
 from schedopt.solve.loosening import loosened
+from schedopt.solve.refresh_known import Candidate, Known, greedy_packings
 from schedopt.solve.solution import Status
 from schedopt.verify import violations
 
@@ -39,30 +39,12 @@ _MOST_STEPS = 64  # an interval beyond this is no refresh any more
 _WAYS_ALONE: tuple[dict[str, bool], ...] = (
     {},
     {"relaxed": True},
-    {"overloaded": True},
 )
 _WAYS: tuple[dict[str, bool], ...] = (
     {"mirrored": True},
     {"relaxed": True},
     {},
-    {"mirrored": True, "overloaded": True},
 )
-
-
-class Candidate(NamedTuple):
-    """An interval, and the last step in which an inverse may be used first."""
-
-    interval: int
-    latest: int
-
-    def allows(self, other: Candidate) -> bool:
-        """Whether every packing that ``other`` allows is one of this candidate's."""
-        return other.interval <= self.interval and other.latest <= self.latest
-
-    @property
-    def age(self) -> int:
-        """The largest age at use, steps."""
-        return self.latest + self.interval - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,26 +107,6 @@ def _interval_of(bounds: Sequence[IntervalBound]) -> int:
 Progress = Callable[[str], None]
 
 
-@dataclass
-class _Known:
-    """What is known of a component's candidates."""
-
-    devices: tuple[int, ...]
-    found: dict[Candidate, dict[Op, int]] = field(default_factory=dict)
-    impossible: list[Candidate] = field(default_factory=list)
-
-    def start(self, candidate: Candidate) -> dict[Op, int] | None:
-        """A packing that a candidate allows."""
-        for other, start in self.found.items():
-            if candidate.allows(other):
-                return start
-        return None
-
-    def is_impossible(self, candidate: Candidate) -> bool:
-        """Whether it has been proven that a candidate allows no packing."""
-        return any(other.allows(candidate) for other in self.impossible)
-
-
 def solve_refresh(
     frame: Frame,
     parameters: RefreshParameters,
@@ -166,11 +128,16 @@ class _Search:
         self.full = full
         self.has_limits = any(device.limit is not None for device in full.memory)
         self.free = full if self.has_limits else without_memory(full)
-        self.known = [_Known(devices) for devices in components(full)]
+        self.known = [Known(devices, parameters.wrap) for devices in components(full)]
         self.bounds = interval_bounds(frame, wrap=parameters.wrap)
         self.least_interval = _interval_of(self.bounds)
         # Work that may use any gap of a step once needs so many steps.
         self.least_steps = _interval_of(interval_bounds(frame, wrap=False))
+        self.most_interval = max(_MOST_STEPS, self.least_interval)
+        for packing in greedy_packings(frame, wrap=parameters.wrap):
+            self.most_interval = max(self.most_interval, packing.problem.interval)
+            for known in self.known:
+                known.learn(packing)
 
     # -- candidates -----------------------------------------------------------
 
@@ -185,7 +152,7 @@ class _Search:
                 return self._at_any_age()
 
     def _by_age(self) -> Iterator[Candidate]:
-        for age in range(2 * _MOST_STEPS):
+        for age in range(self.most_interval + self._latest_of(self.most_interval)):
             for interval in range(self.least_interval, age + 2):
                 candidate = Candidate(interval, age + 1 - interval)
                 first = self.least_steps - 1
@@ -193,12 +160,12 @@ class _Search:
                     yield candidate
 
     def _by_interval(self) -> Iterator[Candidate]:
-        for interval in range(self.least_interval, _MOST_STEPS):
+        for interval in range(self.least_interval, self.most_interval + 1):
             for latest in range(self.least_steps - 1, self._latest_of(interval) + 1):
                 yield Candidate(interval, latest)
 
     def _at_any_age(self) -> Iterator[Candidate]:
-        for interval in range(self.least_interval, _MOST_STEPS):
+        for interval in range(self.least_interval, self.most_interval + 1):
             yield Candidate(interval, self._latest_of(interval))
 
     def _latest_of(self, interval: int) -> int:
@@ -236,11 +203,11 @@ class _Search:
         return self._solution(status, packing, memory=memory_bound)
 
     def _first_found(self) -> Candidate | None:
-        """The first candidate for which a short run finds a packing."""
+        """The first candidate for which a packing is known, or found by a short run."""
         for candidate in self._candidates():
-            if self._left() <= 0:
-                break
-            if self._decide(candidate, _FIRST_PASS_S):
+            if self._left() > 0 and self._decide(candidate, _FIRST_PASS_S):
+                return candidate
+            if all(known.start(candidate) is not None for known in self.known):
                 return candidate
         return None
 
@@ -305,17 +272,33 @@ class _Search:
         bound = 0
         for number, known in enumerate(self.known):
             share = max(1.0, self._left() / (len(self.known) - number))
+            peak = max(peaks[device] for device in known.devices)
+            start, least = self._least_peak(packing.problem, known, share, peak)
+            bound = max(bound, least)
+            if start is not None:
+                starts[number] = start
+        return self._packing(candidate, starts), bound
+
+    def _least_peak(
+        self, problem: Problem, known: Known, seconds: float, peak: int
+    ) -> tuple[Mapping[Op, int] | None, int]:
+        """A packing of a component with a lower peak, if found; what none is below."""
+        start, bound = None, 0
+        ways = _WAYS if len(known.devices) > 1 else _WAYS_ALONE
+        for way in ways:
+            if bound >= peak:
+                break
             result = pack(
-                packing.problem,
+                problem,
                 known.devices,
-                self._effort(share),
+                self._effort(seconds / len(ways)),
                 minimise_memory=True,
+                **way,
             )
             bound = max(bound, result.peak_bound or 0)
-            before = max(peaks[device] for device in known.devices)
-            if result.start and result.peak is not None and result.peak < before:
-                starts[number] = result.start
-        return self._packing(candidate, starts), bound
+            if result.start is not None and (result.peak or 0) < peak:
+                start, peak = result.start, result.peak or 0
+        return start, bound
 
     def _loosened(self, packing: Packing) -> Packing:
         """The same interval, age and peak, but with more tolerance, if time is left."""
@@ -364,20 +347,19 @@ class _Search:
             raise AssertionError(msg)
         return packing
 
-    def _least_interval(self) -> int | None:
+    def _least_interval(self) -> int:
         """The first interval that has not been proven impossible."""
-        for interval in range(self.least_interval or 1, _MOST_STEPS):
-            last = Candidate(interval, self._latest_of(interval))
-            if not self._is_impossible(last):
-                return interval
-        return None
+        for candidate in self._at_any_age():
+            if not self._is_impossible(candidate):
+                return candidate.interval
+        return self.most_interval + 1
 
-    def _least_age(self) -> int | None:
+    def _least_age(self) -> int:
         """The first age that has not been proven impossible."""
         for candidate in self._by_age():
             if not self._is_impossible(candidate):
                 return candidate.age
-        return None
+        return self.most_interval + self._latest_of(self.most_interval)
 
     def _solution(
         self,
