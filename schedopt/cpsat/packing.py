@@ -21,8 +21,9 @@ Reading order: ``packing_counts`` (the variables), ``packing_rules``,
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ortools.sat.python import cp_model
 
@@ -35,6 +36,9 @@ from schedopt.cpsat.packing_reductions import Reductions
 from schedopt.cpsat.packing_symmetry import earlier_data_comes_first
 from schedopt.ops import Op
 from schedopt.refresh.problem import Problem
+
+_MOST_OUTLINES = 12
+_PAIR = 2  # devices
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,39 +74,109 @@ def pack(
     effort: Effort,
     *,
     minimise_memory: bool = False,
-    mirrored: bool = False,
     relaxed: bool = False,
+    outlined: bool = False,
 ) -> PackingResult:
     """Pack the work of some devices (a component) into their bins.
 
-    ``mirrored`` has two devices with copies of the same stages do the same at the same
-    time: fewer packings, found sooner; that there are none then says nothing.
     ``relaxed`` counts everything as soon as it may be there: it finds no packing, but
-    proves that there is none, or none with a lower peak.
+    proves that there is none, or none with a lower peak. ``outlined`` first counts
+    items of one length together, of whatever microbatch and factor, which takes a
+    moment, and then looks for a packing with this outline; relaxed, it stops there.
     """
-    counts = Counts(problem, devices, relaxed=relaxed)
-    reductions = Reductions(counts)
-    _state(counts, reductions, mirrored=mirrored)
-    if minimise_memory:
-        counts.model.minimize(counts.peak)
-    solver = solver_of(effort)
-    status = solver.solve(counts.model)
-    if effort.on_spent is not None:
-        effort.on_spent(solver.response_proto.deterministic_time)
-    is_proof = relaxed or (counts.is_exact and not mirrored)
-    if status == cp_model.INFEASIBLE and is_proof:
-        return PackingResult(Outcome.INFEASIBLE, None)
-    if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-        return PackingResult(Outcome.UNKNOWN, None)
-    bound = None
-    if minimise_memory and is_proof:
-        bound = max(0, round(solver.best_objective_bound))
-    if relaxed:
-        return PackingResult(Outcome.UNKNOWN, None, None, bound)
-    outcome = Outcome.OPTIMAL if status == cp_model.OPTIMAL else Outcome.FEASIBLE
-    start = Layout(counts, reductions, solver).start
-    peak = solver.value(counts.peak) if minimise_memory else None
-    return PackingResult(outcome, start, peak, bound)
+    if outlined and not relaxed:
+        return _pack_outlined(problem, devices, effort, minimise_memory)
+    counts = Counts(problem, devices, relaxed=relaxed, together=outlined)
+    run = _Run(counts, minimise_memory=minimise_memory)
+    run.solve(effort)
+    return run.bound() if relaxed else run.result()
+
+
+def _pack_outlined(
+    problem: Problem, devices: Sequence[int], effort: Effort, minimise_memory: bool
+) -> PackingResult:
+    """Outlines, one after the other, until one of them has a packing.
+
+    Where there are two devices, every other outline is one in which they do the same at
+    the same time, as copies of the same stages may: there are fewer of these, and they
+    are found sooner.
+    """
+    end = time.monotonic() + effort.time_limit_s
+    bound = 0
+    for number in range(_MOST_OUTLINES):
+        left = end - time.monotonic()
+        if left <= 0:
+            break
+        mirrored = len(devices) == _PAIR and number % 2 == 0
+        counts = Counts(problem, devices, together=True)
+        outline = _Run(counts, minimise_memory=minimise_memory, mirrored=mirrored)
+        if number % 4 > 1 and not minimise_memory:
+            rules.shares_come_early(counts)
+        if not outline.solve(
+            replace(effort, time_limit_s=left / 2, seed=effort.seed + number)
+        ):
+            if mirrored:
+                continue
+            return outline.bound()
+        bound = max(bound, outline.bound().peak_bound or 0)
+        run = _Run(
+            Counts(problem, devices),
+            minimise_memory=minimise_memory,
+            mirrored=mirrored,
+        )
+        rules.keeps_outline(run.counts, counts, outline.solver)
+        left = max(end - time.monotonic(), 0.1)
+        if run.solve(replace(effort, time_limit_s=left / 2)):
+            result = run.result()
+            found = bound if minimise_memory else None
+            return replace(result, outcome=Outcome.FEASIBLE, peak_bound=found)
+    return PackingResult(Outcome.UNKNOWN, None)
+
+
+class _Run:
+    """A model with all rules, and what the solver says of it."""
+
+    def __init__(
+        self, counts: Counts, *, minimise_memory: bool, mirrored: bool = False
+    ) -> None:
+        self.counts = counts
+        self._reductions = Reductions(counts)
+        self._minimise_memory = minimise_memory
+        self._is_proof = counts.relaxed or (counts.is_exact and not mirrored)
+        self._status = cp_model.UNKNOWN
+        _state(counts, self._reductions, mirrored=mirrored)
+        if minimise_memory:
+            counts.model.minimize(counts.peak)
+
+    def solve(self, effort: Effort) -> bool:
+        """Whether there is a solution, in time."""
+        self.solver = solver_of(effort)
+        self._status = self.solver.solve(self.counts.model)
+        if effort.on_spent is not None:
+            effort.on_spent(self.solver.response_proto.deterministic_time)
+        return self._status in (cp_model.OPTIMAL, cp_model.FEASIBLE)
+
+    def bound(self) -> PackingResult:
+        """What has been proven, without a packing."""
+        if self._status == cp_model.INFEASIBLE and self._is_proof:
+            return PackingResult(Outcome.INFEASIBLE, None)
+        return PackingResult(Outcome.UNKNOWN, None, None, self._peak_bound())
+
+    def result(self) -> PackingResult:
+        """The packing, if there is one, and what has been proven."""
+        if self._status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+            return self.bound()
+        is_best = self._status == cp_model.OPTIMAL
+        start = Layout(self.counts, self._reductions, self.solver).start
+        peak = self.solver.value(self.counts.peak) if self._minimise_memory else None
+        outcome = Outcome.OPTIMAL if is_best else Outcome.FEASIBLE
+        return PackingResult(outcome, start, peak, self._peak_bound())
+
+    def _peak_bound(self) -> int | None:
+        has_bound = self._status in (cp_model.OPTIMAL, cp_model.FEASIBLE)
+        if not (self._minimise_memory and self._is_proof and has_bound):
+            return None
+        return max(0, round(self.solver.best_objective_bound))
 
 
 def _state(counts: Counts, reductions: Reductions, *, mirrored: bool) -> None:

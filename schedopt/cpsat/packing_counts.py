@@ -1,6 +1,7 @@
 """The variables of a packing: how many equal items every bin takes, and sums of them.
 
-``relaxed`` changes what sums count where it cannot be known from numbers alone: see
+``relaxed`` changes what sums count where it cannot be known from numbers alone, and
+``together`` counts items of one length together, of whatever factor and microbatch: see
 ``schedopt.cpsat.packing``.
 """
 
@@ -26,16 +27,26 @@ def total(terms: Iterable[cp_model.LinearExpr]) -> cp_model.LinearExpr:
     return cp_model.LinearExpr.sum(list(terms))
 
 
+class Shares(NamedTuple):
+    """A share of so many equal factors."""
+
+    share: Share
+    factors: int
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Variables of a share, or of a copy's inversions, over the bins of its device.
+    """Variables of shares, or of a copy's inversions, over the bins of their device.
 
     ``here[b]`` counts the items in bin b, at most ``most[b]``; ``until[b]`` those in
-    bins up to it.
+    bins up to it. Each factor has ``per_factor`` of them. ``items`` are the shares that
+    are counted; inversions have none.
     """
 
     device: int
     duration: int
+    per_factor: int
+    items: tuple[Shares, ...]
     bins: tuple[Bin, ...]
     most: list[int]
     here: list[cp_model.IntVar]
@@ -62,9 +73,12 @@ class ClassRows(NamedTuple):
     """A class of equal factors, with a row for each of its shares and its inversions.
 
     ``of_all_copies`` says that every copy inverts each factor; else one of them does.
+    ``members`` are the problem's classes that are counted here; ``group`` is their
+    first, with the layers of all.
     """
 
     group: FactorClass
+    members: tuple[FactorClass, ...]
     shares: list[Row]
     inversions: list[Row]
 
@@ -95,14 +109,24 @@ class Counts:
     """A model without rules: the rows of all classes of some devices."""
 
     def __init__(
-        self, problem: Problem, devices: Sequence[int], *, relaxed: bool = False
+        self,
+        problem: Problem,
+        devices: Sequence[int],
+        *,
+        relaxed: bool = False,
+        together: bool = False,
     ) -> None:
         self.problem = problem
         self.devices = tuple(devices)
         self.relaxed = relaxed
+        self.together = together
         self.model = cp_model.CpModel()
         self.peak = self.model.new_int_var(0, _MOST_GRAINS, "peak")
-        self.classes = [self._rows_of(group) for group in self._groups()]
+        families: dict[object, list[FactorClass]] = {}
+        for number, group in enumerate(self._groups()):
+            key = self._kind(group) if together else number
+            families.setdefault(key, []).append(group)
+        self.classes = [self._rows_of(members) for members in families.values()]
 
     # -- bins -----------------------------------------------------------------
 
@@ -157,18 +181,53 @@ class Counts:
             if inside & {one.device for one in group.inverting}:
                 yield group
 
-    def _rows_of(self, group: FactorClass) -> ClassRows:
-        shares = [self._row_of_share(group, share) for share in group.shares]
-        inversions = [self._row_of_inverting(group, one) for one in group.inverting]
-        return ClassRows(group, shares, inversions)
+    def _kind(self, group: FactorClass) -> object:
+        """What classes that are counted together have in common."""
+        shares = sorted((one.device, one.duration, one.size) for one in group.shares)
+        inverting = sorted(one._replace(copy=0) for one in group.inverting)
+        waits_for = (group.stage, group.side) if self.problem.device_barrier else None
+        copies = (group.all_copies, group.sync, waits_for)
+        return tuple(shares), tuple(inverting), copies
 
-    def _row_of_share(self, group: FactorClass, share: Share) -> Row:
-        may = [one.begin >= share.release for one in self.bins[share.device]]
-        return self._row(group, share.device, share.duration, may)
+    def _rows_of(self, members: Sequence[FactorClass]) -> ClassRows:
+        layers = tuple(layer for group in members for layer in group.layers)
+        first = members[0]
+        alike: dict[object, list[Shares]] = {}
+        for group in members:
+            for number, share in enumerate(group.shares):
+                key: object = number
+                if self.together:
+                    key = (share.device, share.duration, share.size)
+                alike.setdefault(key, []).append(Shares(share, len(group.layers)))
+        shares = [self._row_of_shares(items, len(layers)) for items in alike.values()]
+        inversions = [self._row_of_inverting(members, one) for one in first.inverting]
+        group = first._replace(layers=layers)
+        return ClassRows(group, tuple(members), shares, inversions)
 
-    def _row_of_inverting(self, group: FactorClass, one: Inverting) -> Row:
-        may = [self._is_in_time(group, one, b) for b in self.bins[one.device]]
-        return self._row(group, one.device, one.duration, may)
+    def _row_of_shares(self, items: Sequence[Shares], size: int) -> Row:
+        device, duration = items[0].share.device, items[0].share.duration
+        there = [
+            sum(each.factors for each in items if one.begin >= each.share.release)
+            for one in self.bins[device]
+        ]
+        per_factor = sum(each.factors for each in items) // size
+        kind = (device, duration, per_factor, tuple(items))
+        return self._row(*kind, may=there, most_until=there)
+
+    def _row_of_inverting(self, members: Sequence[FactorClass], one: Inverting) -> Row:
+        size = sum(len(group.layers) for group in members)
+        bins = self.bins[one.device]
+        may = [
+            sum(
+                len(group.layers)
+                for group in members
+                for mine in group.inverting
+                if mine.device == one.device and self._is_in_time(group, mine, here)
+            )
+            for here in bins
+        ]
+        kind = (one.device, one.duration, 1, ())
+        return self._row(*kind, may=may, most_until=[size] * len(bins))
 
     def _is_in_time(self, group: FactorClass, inverting: Inverting, one: Bin) -> bool:
         """Whether an inverse made in a bin is used by the latest step allowed."""
@@ -177,20 +236,28 @@ class Counts:
         return one.end <= use + self.problem.latest * frame.period
 
     def _row(
-        self, group: FactorClass, device: int, duration: int, may: Sequence[bool]
+        self,
+        device: int,
+        duration: int,
+        per_factor: int,
+        items: tuple[Shares, ...],
+        *,
+        may: Sequence[int],
+        most_until: Sequence[int],
     ) -> Row:
-        model, size, bins = self.model, len(group.layers), self.bins[device]
+        """A row: how many items each bin may hold, and how many all bins up to it."""
+        model, bins = self.model, self.bins[device]
         most: list[int] = []
         here, until = [], []
         before: cp_model.LinearExpr = NOTHING
-        for one, is_allowed in zip(bins, may, strict=True):
-            fits = min(size, one.length // duration) if duration else size
-            most.append(fits if is_allowed else 0)
-            here.append(model.new_int_var(0, most[-1], ""))
-            until.append(model.new_int_var(0, size, ""))
+        for one, allowed, in_all in zip(bins, may, most_until, strict=True):
+            fits = min(allowed, one.length // duration) if duration else allowed
+            most.append(fits)
+            here.append(model.new_int_var(0, fits, ""))
+            until.append(model.new_int_var(0, in_all, ""))
             model.add(until[-1] == before + here[-1])
             before = until[-1]
-        return Row(device, duration, bins, most, here, until)
+        return Row(device, duration, per_factor, items, bins, most, here, until)
 
     def shares_on(self, device: int) -> list[Row]:
         """The rows of all shares on a device."""

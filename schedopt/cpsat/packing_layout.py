@@ -68,7 +68,8 @@ class Layout:
     def _name(self, rows: ClassRows) -> None:
         """The k-th item of each row, by time, is that of the k-th layer."""
         group = rows.group
-        for share, row in zip(group.shares, rows.shares, strict=True):
+        for row in rows.shares:
+            ((share, _),) = row.items
             items = sorted(self._items.get(id(row), []))
             for layer, item in zip(group.layers, items, strict=True):
                 op = group.share_op(layer, share.microbatch)

@@ -70,11 +70,16 @@ def _waiting(counts: Counts, device: int, time: int) -> cp_model.LinearExpr:
     """What waits for shares on a device at a time, grains."""
     waiting: cp_model.LinearExpr = NOTHING
     for rows in counts.classes:
-        for share, row in zip(rows.group.shares, rows.shares, strict=True):
-            if share.device == device and share.size and share.waits_from <= time:
-                if counts.relaxed and not row.duration and share.release <= time:
-                    continue  # they may stand anywhere after their release
-                waiting += share.size * (rows.size - _done(counts, row, time))
+        for row in rows.shares:
+            if row.device != device or not row.items[0].share.size:
+                continue
+            waits = [each for each in row.items if each.share.waits_from <= time]
+            if counts.relaxed and not row.duration:
+                # They may stand anywhere after their release.
+                waits = [each for each in waits if each.share.release > time]
+            if waits:
+                there = sum(each.factors for each in waits) - _done(counts, row, time)
+                waiting += row.items[0].share.size * there
     return waiting
 
 

@@ -134,7 +134,7 @@ class Reductions:
                 if rows.group.sync and most:
                     count = model.new_int_var(0, most, "")
                     for row in shares:
-                        model.add(count >= row.here[number])
+                        model.add(row.per_factor * count >= row.here[number])
                     yield rows.group.sync * count
 
     def _waits_for_all(self, group: Group) -> Iterator[cp_model.LinearExpr]:

@@ -25,7 +25,8 @@ def everything_is_done(counts: Counts) -> None:
             together.append(rows.inversions)
         for alike in together:
             if not (counts.relaxed and any(row.duration == 0 for row in alike)):
-                counts.model.add(total(row.all for row in alike) == rows.size)
+                items = alike[0].per_factor * rows.size
+                counts.model.add(total(row.all for row in alike) == items)
 
 
 def bins_hold_their_load(counts: Counts) -> None:
@@ -84,7 +85,7 @@ def inversions_wait_for_shares(counts: Counts, reductions: Reductions) -> None:
                 for share in rows.shares:
                     ended = reductions.ended(share, here)
                     if ended is not None:
-                        counts.model.add(begun <= ended)
+                        counts.model.add(share.per_factor * begun <= ended)
 
 
 def _begun(
@@ -132,7 +133,8 @@ def inversions_wait_for_their_side(counts: Counts, reductions: Reductions) -> No
                     for share in rows.shares:
                         ended = reductions.ended(share, here)
                         if ended is not None:
-                            counts.model.add(ended >= rows.size * is_open)
+                            items = share.per_factor * rows.size
+                            counts.model.add(ended >= items * is_open)
 
 
 def factors_are_used_before_they_are_written(counts: Counts) -> None:
@@ -158,7 +160,8 @@ def factors_are_used_before_they_are_written(counts: Counts) -> None:
                     for row in rows.inversions
                     if row.device == share.device or not rows.of_all_copies
                 ]
-                counts.model.add(share.until[number] <= total(used))
+                most = share.per_factor * total(used)
+                counts.model.add(share.until[number] <= most)
 
 
 def _may_be_written(
@@ -168,27 +171,66 @@ def _may_be_written(
     written = share.until[number]
     for other in rows.shares:
         if other.duration:
-            counts.model.add(written <= other.in_bins_begun_before(time))
+            there = share.per_factor * other.in_bins_begun_before(time)
+            counts.model.add(other.per_factor * written <= there)
     for row in rows.inversions_on(share.device):
         if row.duration:
             elsewhere = 0 if rows.of_all_copies else rows.size - row.all
-            counts.model.add(written <= row.in_bins_begun_before(time) + elsewhere)
+            used = row.in_bins_begun_before(time) + elsewhere
+            counts.model.add(written <= share.per_factor * used)
 
 
 def devices_mirror_each_other(counts: Counts) -> None:
     """Equal rows of two devices take the same in every bin."""
     found: dict[tuple[object, ...], dict[int, list[Row]]] = {}
     for rows in counts.classes:
-        like = (rows.group.side, rows.size)
-        for share, row in zip(rows.group.shares, rows.shares, strict=True):
-            key = (*like, share._replace(microbatch=0, device=0))
+        for row in (*rows.shares, *rows.inversions):
+            shares = [
+                (share._replace(microbatch=0, device=0), factors)
+                for share, factors in row.items
+            ]
+            key = (rows.group.side, rows.size, row.duration, *shares)
             found.setdefault(key, {}).setdefault(row.device, []).append(row)
-        for row in rows.inversions:
-            twin = (*like, row.duration)
-            found.setdefault(twin, {}).setdefault(row.device, []).append(row)
     for alike in found.values():
         first, *others = alike.values()
         for other in others:
             for one, two in zip(first, other, strict=False):
                 for here, there in zip(one.here, two.here, strict=False):
                     counts.model.add(here == there)
+
+
+def shares_come_early(counts: Counts) -> None:
+    """As many shares as possible in early bins: more inversions may then follow."""
+    rows = [row for group in counts.classes for row in group.shares]
+    counts.model.maximize(total(until for row in rows for until in row.until))
+
+
+def keeps_outline(counts: Counts, outline: Counts, solver: cp_model.CpSolver) -> None:
+    """What an outline counts together, bins hold together."""
+    rows_of = {rows.group: rows for rows in counts.classes}
+    for outlined in outline.classes:
+        members = [rows_of[group] for group in outlined.members]
+        for row in outlined.shares:
+            device, duration, size = _kind(row)
+            mine = [
+                one
+                for rows in members
+                for one in rows.shares
+                if _kind(one) == (device, duration, size)
+            ]
+            _hold_together(counts, mine, row, solver)
+        for row in outlined.inversions:
+            mine = [one for rows in members for one in rows.inversions_on(row.device)]
+            _hold_together(counts, mine, row, solver)
+
+
+def _kind(row: Row) -> tuple[int, int, int]:
+    return row.device, row.duration, row.items[0].share.size
+
+
+def _hold_together(
+    counts: Counts, rows: list[Row], outlined: Row, solver: cp_model.CpSolver
+) -> None:
+    for number, here in enumerate(outlined.here):
+        items = total(row.here[number] for row in rows)
+        counts.model.add(items == solver.value(here))

@@ -25,6 +25,8 @@ _Item = tuple[Share, Row]
 
 def earlier_data_comes_first(counts: Counts) -> None:
     """Of equal shares, and of equal classes, the earlier one is ahead in every bin."""
+    if counts.together:
+        return  # equal items are counted together, whenever their data is there
     for rows in counts.classes:
         for alike in _by_device(rows).values():
             for (one, ahead), (other, behind) in pairwise(alike):
@@ -51,8 +53,9 @@ def _stays_ahead(counts: Counts, ahead: Row, behind: Row) -> None:
 def _by_device(rows: ClassRows) -> dict[int, list[_Item]]:
     """The shares on each device, by when their data is there."""
     found: dict[int, list[_Item]] = {}
-    for item in zip(rows.group.shares, rows.shares, strict=True):
-        found.setdefault(item[0].device, []).append(item)
+    for row in rows.shares:
+        ((share, _),) = row.items
+        found.setdefault(row.device, []).append((share, row))
     for items in found.values():
         items.sort(key=lambda item: (item[0].release, item[0].microbatch))
     return found

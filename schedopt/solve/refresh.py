@@ -28,7 +28,7 @@ from schedopt.solve.refresh_known import Candidate, Known, greedy_packings
 from schedopt.solve.solution import Status
 from schedopt.verify import violations
 
-_FIRST_PASS_S = 6.0  # per component of a candidate
+_FIRST_PASS_S = 8.0  # per component of a candidate
 _SHARE_OF_MEMORY = 0.25  # of the time limit
 _LOOSENING_S = 3.0  # per component and try
 _MOST_STEPS = 64  # an interval beyond this is no refresh any more
@@ -36,14 +36,11 @@ _MOST_STEPS = 64  # an interval beyond this is no refresh any more
 
 # How a component is packed, one way after the other; a way may also prove that there is
 # no packing.
-_WAYS_ALONE: tuple[dict[str, bool], ...] = (
-    {},
-    {"relaxed": True},
-)
 _WAYS: tuple[dict[str, bool], ...] = (
-    {"mirrored": True},
-    {"relaxed": True},
+    {"outlined": True, "relaxed": True},
+    {"outlined": True},
     {},
+    {"relaxed": True},
 )
 
 
@@ -253,7 +250,7 @@ class _Search:
         """Ways to pack a component, one after the other."""
         problem = self._at(self.free, candidate)
         result = PackingResult(Outcome.UNKNOWN, None)
-        for way in _WAYS if len(devices) > 1 else _WAYS_ALONE:
+        for way in _WAYS:
             share = min(seconds / 2, self._left())
             if share <= 0:
                 break
@@ -284,14 +281,13 @@ class _Search:
     ) -> tuple[Mapping[Op, int] | None, int]:
         """A packing of a component with a lower peak, if found; what none is below."""
         start, bound = None, 0
-        ways = _WAYS if len(known.devices) > 1 else _WAYS_ALONE
-        for way in ways:
+        for way in _WAYS:
             if bound >= peak:
                 break
             result = pack(
                 problem,
                 known.devices,
-                self._effort(seconds / len(ways)),
+                self._effort(seconds / len(_WAYS)),
                 minimise_memory=True,
                 **way,
             )
@@ -309,8 +305,8 @@ class _Search:
             seconds = min(_LOOSENING_S, self._left())
             if seconds <= 0:
                 return None
-            result = pack(problem, devices, self._effort(seconds))
-            return result.start
+            effort = self._effort(seconds)
+            return pack(problem, devices, effort, outlined=True).start
 
         devices = [known.devices for known in self.known]
         found = loosened(packing, devices, pack_longer, lambda: self._left() <= 0)
