@@ -14,6 +14,13 @@ no place after an inversion in the same bin. There, and where reductions take ti
 model is stricter than it need be, and ``relaxed`` the other way round: the one finds
 packings, the other proves that there are none.
 
+An *outline* counts items of one length together: the shares of all microbatches, and
+factors of one kind (whose shares and inversions last equally long on the same devices).
+No more of them are done than have data, and the k-th inversion of a kind waits for k
+times as many shares as a factor has. Every packing has an outline, and the other way
+round nearly so, as it hardly matters which factor an item is of; but an outline has so
+few variables that it is found, or excluded, in a moment even where gaps are nearly full.
+
 Reading order: ``packing_counts`` (the variables), ``packing_rules``,
 ``packing_groups`` and ``packing_reductions`` (over copies), ``packing_memory``,
 ``packing_layout`` (start times).
