@@ -290,13 +290,10 @@ def test_a_device_alone_reaches_the_least_peak() -> None:
 # -- outlines --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("barrier", "wrap"), [(StepBarrier.DEVICE, False), (StepBarrier.EVERYONE, True)]
-)
-def test_nearly_full_gaps_are_packed(barrier: StepBarrier, wrap: bool) -> None:
+def test_nearly_full_gaps_are_packed() -> None:
     # 97.8 % of the gaps' time is needed at three steps.
-    frame = published_frame("large", "chimera", 8, 3, step_barrier=barrier)
-    problem = without_memory(problem_of(frame, 3, wrap=wrap))
+    frame = published_frame("large", "chimera", 8, 3, step_barrier=StepBarrier.DEVICE)
+    problem = without_memory(problem_of(frame, 3))
     start: dict[Op, int] = {}
     for devices in components(problem):
         start |= pack(problem, devices, LONG, outlined=True).start or {}
