@@ -18,8 +18,8 @@ An *outline* counts items of one length together: the shares of all microbatches
 factors of one kind (whose shares and inversions last equally long on the same devices).
 No more of them are done than have data, and the k-th inversion of a kind waits for k
 times as many shares as a factor has. Every packing has an outline, and the other way
-round nearly so, as it hardly matters which factor an item is of; but an outline has so
-few variables that it is found, or excluded, in a moment even where gaps are nearly full.
+round nearly so, as it hardly matters which factor an item is of; but an outline has few
+variables, so that it is found or excluded in a moment even where gaps are nearly full.
 
 Reading order: ``packing_counts`` (the variables), ``packing_rules``,
 ``packing_groups`` and ``packing_reductions`` (over copies), ``packing_memory``,

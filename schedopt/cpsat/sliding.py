@@ -26,8 +26,8 @@ from schedopt.refresh.moving import MovingPacking
 from schedopt.refresh.problem import Problem, problem_of, without_memory
 
 _FINER = {
-    Detail.LOADS: Detail.CLASSES,
-    Detail.CLASSES: Detail.SHARES,
+    Detail.LOADS: Detail.KINDS,
+    Detail.KINDS: Detail.SHARES,
     Detail.SHARES: Detail.SHARES,
 }
 _SHARE_OF_TIMES = 0.3  # of what is left
@@ -108,7 +108,7 @@ def cannot_slide(task: Sliding, effort: Effort) -> bool:
     devices = range(len(task.frame.instance.devices))
     tries: list[Mapping[int, Detail]] = [{d: Detail.LOADS} for d in devices]
     tries.append(dict.fromkeys(devices, Detail.LOADS))
-    tries += [dict.fromkeys(some, Detail.CLASSES) for some in components(problem)]
+    tries += [dict.fromkeys(some, Detail.KINDS) for some in components(problem)]
     for number, details in enumerate(tries):
         left = end - time.monotonic()
         if left <= 0:

@@ -6,7 +6,9 @@ begin, and inversions last, up to its end. A device's items are counted in one o
 details, each a relaxation of the one before:
 
 * shares by microbatch: the k-th inversion waits for the k-th share of each;
-* shares of a class together: it waits for k times as many shares as microbatches;
+* kinds: classes whose shares and inversions last equally long are counted together, and
+  shares of all microbatches; of n inversions and s shares of a kind the k-th inversion
+  waits for k s / n shares;
 * loads: equal durations together, in any order, over the steps of one cycle.
 
 Where two devices mirror each other, one of them is modelled. Otherwise work of other
@@ -42,7 +44,7 @@ class Detail(Enum):
     """How a device's items are counted."""
 
     SHARES = auto()
-    CLASSES = auto()
+    KINDS = auto()
     LOADS = auto()
 
 
@@ -51,15 +53,13 @@ class Row:
     """Variables of equal items over the bins of their device.
 
     ``here[b]`` counts the items in bin b, at most ``most[b]``; ``until[b]`` those in
-    bins up to it; there are ``total``. ``duration`` is in coarse ticks; ``per_layer``
-    are the items of a layer; ``microbatch`` that of shares, None for all of them or
-    for inversions.
+    bins up to it; there are ``total``. ``duration`` is in coarse ticks; ``microbatch``
+    that of shares, None for all of them or for inversions.
     """
 
     device: int
     total: int
     duration: int
-    per_layer: int
     microbatch: int | None
     most: list[int]
     here: list[cp_model.IntVar]
@@ -76,12 +76,14 @@ class Inverted:
     """A row of inversions on a copy, and the classes whose shares they wait for.
 
     The first of ``classes`` (numbers) is the one that is inverted; where devices mirror
-    each other and one of them inverts, the second is what the other one inverts.
+    each other and one of them inverts, the second is what the other one inverts. There
+    are ``total`` inversions, those of other copies that may run them included.
     """
 
     copy: int
     classes: tuple[int, ...]
     row: Row
+    total: int
 
 
 def mirror_of(frame: Frame) -> Mapping[Op, Op]:
@@ -150,9 +152,14 @@ class Counts:
         for device, detail in details.items():
             if detail is not Detail.LOADS:
                 self.bins[device] = list(self._bins(device))
+        self._kinds: dict[object, list[int]] = {}
         for number, group in enumerate(self.classes):
-            self.shares[number] = list(self._share_rows(group))
-            self.inversions += self._inversion_rows(number, group)
+            self._kinds.setdefault(self._kind(group), []).append(number)
+        for number in range(len(self.classes)):
+            for device in self.bins:
+                members = self._counted_with(number, device)
+                self.shares[number] += self._share_rows(members, device)
+                self.inversions += self._inversion_rows(members, device)
 
     # -- variables ------------------------------------------------------------
 
@@ -184,26 +191,43 @@ class Counts:
         last = (problem.interval - 1, len(self.times.order(device)) - 1)
         return together and not problem.wrap and place >= last
 
-    def _share_rows(self, group: FactorClass) -> Iterator[Row]:
-        size = len(group.layers)
-        for device in self.bins:
-            released = {
-                share: self._release(group, share.microbatch, device)
-                for share in group.shares
-                if share.device == device
-            }
-            durations = {share.duration for share in released}
-            together = self.details[device] is Detail.CLASSES and len(durations) == 1
-            if together:
-                (duration,) = durations
-                releases = list(released.values())
-                row = self._row(device, duration, size, releases)
-                yield row
-                continue
-            for share, release in released.items():
-                yield self._row(
-                    device, share.duration, size, [release], share.microbatch
-                )
+    def _kind(self, group: FactorClass) -> object:
+        """What classes of one kind have in common."""
+        shares = sorted((one.device, one.duration) for one in group.shares)
+        inverting = sorted((one.device, one.duration) for one in group.inverting)
+        waits_for = (group.stage, group.side) if self.problem.device_barrier else None
+        return tuple(shares), tuple(inverting), group.all_copies, waits_for
+
+    def _counted_with(self, number: int, device: int) -> Sequence[int]:
+        """The classes that are counted in a class's rows on a device."""
+        if self.details[device] is not Detail.KINDS:
+            return (number,)
+        members = self._kinds[self._kind(self.classes[number])]
+        return members if number == members[0] else ()
+
+    def _first_counted(self, number: int, device: int) -> int:
+        """The class in whose rows a class is counted on a device."""
+        if self.details[device] is not Detail.KINDS:
+            return number
+        return self._kinds[self._kind(self.classes[number])][0]
+
+    def _share_rows(self, members: Sequence[int], device: int) -> Iterator[Row]:
+        """A row for each microbatch, or for each duration."""
+        alike: dict[int, list[tuple[int, int]]] = {}
+        for number in members:
+            group = self.classes[number]
+            for share in group.shares:
+                if share.device != device:
+                    continue
+                release = self._release(group, share.microbatch, device)
+                items = (len(group.layers), release)
+                if self.details[device] is Detail.KINDS:
+                    alike.setdefault(share.duration, []).append(items)
+                else:
+                    kind = (device, share.duration)
+                    yield self._row(*kind, [items], share.microbatch)
+        for duration, together in alike.items():
+            yield self._row(device, duration, together)
 
     def _release(self, group: FactorClass, microbatch: int, device: int) -> int:
         """The position after which a share's data is there."""
@@ -215,14 +239,33 @@ class Counts:
             if before in self.problem.frame.start
         )
 
-    def _inversion_rows(self, number: int, group: FactorClass) -> Iterator[Inverted]:
-        for one in group.inverting:
-            if one.device in self.bins and not self._is_mirrored(group, one.copy):
-                classes: tuple[int, ...] = (number,)
-                if self.twin and not group.all_copies:
-                    classes = (number, self._opposite(number))
-                row = self._row(one.device, one.duration, len(group.layers), [0])
-                yield Inverted(one.copy, classes, row)
+    def _inversion_rows(
+        self, members: Sequence[int], device: int
+    ) -> Iterator[Inverted]:
+        """A row for each copy of the classes' stages on a device."""
+        mine: dict[int, list[int]] = {}
+        for number in members:
+            group = self.classes[number]
+            for one in group.inverting:
+                if one.device == device and not self._is_mirrored(group, one.copy):
+                    mine.setdefault(one.copy, []).append(number)
+        if self.details.get(device) is Detail.KINDS and mine:
+            # Copies do not matter there.
+            mine = {min(mine): [n for numbers in mine.values() for n in numbers]}
+        for copy, numbers in mine.items():
+            group = self.classes[numbers[0]]
+            duration = next(i.duration for i in group.inverting if i.device == device)
+            classes: tuple[int, ...] = (members[0],)
+            if self.twin and not group.all_copies:
+                opposite = self._opposite(members[0])
+                if opposite not in members:
+                    classes = (members[0], self._first_counted(opposite, device))
+            sizes = [len(self.classes[number].layers) for number in numbers]
+            row = self._row(device, duration, [(size, 0) for size in sizes])
+            total = row.total
+            if not group.all_copies and not self.twin:
+                total = sum(len(self.classes[number].layers) for number in members)
+            yield Inverted(copy, classes, row, total)
 
     def _is_mirrored(self, group: FactorClass, copy: int) -> bool:
         """Whether the inversion is the mirroring device's; each does its first copy."""
@@ -247,27 +290,24 @@ class Counts:
         self,
         device: int,
         duration: int,
-        size: int,
-        releases: Sequence[int],
+        items: Sequence[tuple[int, int]],
         microbatch: int | None = None,
     ) -> Row:
-        """A row of ``size`` items per release: the position from which they may run."""
+        """A row of so many items each, and the position from which they may run."""
         coarse = self._coarse(duration)
         most: list[int] = []
         here, until = [], []
         before = NOTHING
         for space in self.bins[device]:
-            released = sum(
-                (space.step, space.position) >= (0, release) for release in releases
-            )
-            limit = size * released
+            place = (space.step, space.position)
+            limit = sum(size for size, release in items if place >= (0, release))
             most.append(min(limit, space.longest // coarse) if coarse else limit)
             here.append(self.model.new_int_var(0, most[-1], ""))
             until.append(self.model.new_int_var(0, limit, ""))
             self.model.add(until[-1] == before + here[-1])
             before = until[-1]
-        total, per_layer = size * len(releases), len(releases)
-        return Row(device, total, coarse, per_layer, microbatch, most, here, until)
+        total = sum(size for size, _ in items)
+        return Row(device, total, coarse, microbatch, most, here, until)
 
     def _coarse(self, duration: int) -> int:
         return duration // self.scale if self.relaxed else -(-duration // self.scale)

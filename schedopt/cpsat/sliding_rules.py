@@ -59,15 +59,16 @@ def spaces_hold_loads(counts: Counts, device: int) -> None:
 def everything_is_done(counts: Counts) -> None:
     """Every share and every inversion is in some bin."""
     for number, group in enumerate(counts.classes):
-        size = len(group.layers)
         for row in counts.shares[number]:
             counts.model.add(row.all == row.total)
-        rows = [one.row for one in counts.inversions if one.classes[0] == number]
+        inverted = [one for one in counts.inversions if one.classes[0] == number]
         if group.all_copies or counts.twin:
-            for row in rows:
-                counts.model.add(row.all == size)
-        elif len(rows) == len(group.inverting):
-            counts.model.add(total(row.all for row in rows) == size)
+            for one in inverted:
+                counts.model.add(one.row.all == one.total)
+        elif len(inverted) == len(group.inverting):
+            counts.model.add(
+                total(one.row.all for one in inverted) == inverted[0].total
+            )
 
 
 def bins_hold_their_load(counts: Counts) -> None:
@@ -107,7 +108,7 @@ def inversions_wait_for_shares(counts: Counts) -> None:
             for group in inverted.classes:
                 for row in counts.shares[group]:
                     ended = _ended(counts, row, space, number)
-                    counts.model.add(row.per_layer * begun <= ended)
+                    counts.model.add(row.total * begun <= inverted.total * ended)
 
 
 def inversions_wait_for_all_shares_of_their_side(counts: Counts) -> None:
@@ -167,7 +168,8 @@ def factors_are_used_before_they_are_written(counts: Counts) -> None:
                         break
                     used = _used(counts, inverted, space)
                     if used is not None:
-                        counts.model.add(row.until[number] <= row.per_layer * used)
+                        most = row.total * used
+                        counts.model.add(inverted.total * row.until[number] <= most)
 
 
 def _begun(counts: Counts, inverted: Inverted, number: int) -> cp_model.LinearExpr:
@@ -207,16 +209,27 @@ def _used(
 ) -> cp_model.LinearExpr | None:
     """Inversions of the refresh before that have ended when a bin begins.
 
-    None where they are another copy's, which has factors of its own.
+    Of all copies where one of them runs each; None where they are another copy's, which
+    has factors of its own.
     """
-    row, interval = inverted.row, counts.problem.interval
+    if counts.classes[inverted.classes[0]].all_copies or counts.twin:
+        if inverted.row.device != space.device:
+            return None
+        return _used_of(counts, inverted.row, space)
+    return total(
+        _used_of(counts, one.row, space)
+        for one in counts.inversions
+        if one.classes == inverted.classes
+    )
+
+
+def _used_of(counts: Counts, row: Row, space: Space) -> cp_model.LinearExpr:
+    interval = counts.problem.interval
     if row.device == space.device:
         # In a bin that both refreshes use shares stand before inversions.
         now = (space.step + interval, space.position + counts.relaxed)
         past = [(b.step, b.position) < now for b in counts.bins[row.device]]
         return _until(row, past)
-    if counts.classes[inverted.classes[0]].all_copies:
-        return None
     late = interval * counts.times.period
     past = [
         b.begin < space.end + late if counts.relaxed else b.end <= space.begin + late
