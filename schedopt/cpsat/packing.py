@@ -104,9 +104,8 @@ def _pack_outlined(
 ) -> PackingResult:
     """Outlines, one after the other, until one of them has a packing.
 
-    Where there are two devices, every other outline is one in which they do the same at
-    the same time, as copies of the same stages may: there are fewer of these, and they
-    are found sooner.
+    Where there are two devices, in most outlines they do the same at the same time, as
+    copies of the same stages may: there are fewer of these, and they are found sooner.
     """
     end = time.monotonic() + effort.time_limit_s
     bound = 0
@@ -114,17 +113,17 @@ def _pack_outlined(
         left = end - time.monotonic()
         if left <= 0:
             break
-        mirrored = len(devices) == _PAIR and number % 2 == 0
+        mirrored = len(devices) == _PAIR and number % 3 != 1
         counts = Counts(problem, devices, together=True)
         outline = _Run(counts, minimise_memory=minimise_memory, mirrored=mirrored)
-        if number % 4 > 1 and not minimise_memory:
+        if number % 2 and not minimise_memory:
             rules.shares_come_early(counts)
         if not outline.solve(
-            replace(effort, time_limit_s=left / 2, seed=effort.seed + number)
+            replace(effort, time_limit_s=left / 3, seed=effort.seed + number)
         ):
-            if mirrored:
-                continue
-            return outline.bound()
+            if outline.is_impossible and not mirrored:
+                return outline.bound()
+            continue
         bound = max(bound, outline.bound().peak_bound or 0)
         run = _Run(
             Counts(problem, devices),
@@ -163,9 +162,14 @@ class _Run:
             effort.on_spent(self.solver.response_proto.deterministic_time)
         return self._status in (cp_model.OPTIMAL, cp_model.FEASIBLE)
 
+    @property
+    def is_impossible(self) -> bool:
+        """Whether the model has no solution; that proves something if it is exact."""
+        return self._status == cp_model.INFEASIBLE
+
     def bound(self) -> PackingResult:
         """What has been proven, without a packing."""
-        if self._status == cp_model.INFEASIBLE and self._is_proof:
+        if self.is_impossible and self._is_proof:
             return PackingResult(Outcome.INFEASIBLE, None)
         return PackingResult(Outcome.UNKNOWN, None, None, self._peak_bound())
 

@@ -181,16 +181,25 @@ def _may_be_written(
 
 
 def devices_mirror_each_other(counts: Counts) -> None:
-    """Equal rows of two devices take the same in every bin."""
+    """Equal rows of two devices take the same in every bin.
+
+    Of inversions that one copy runs, what the first copy of one stage does is what the
+    first copy of the other one does: no factor need be halved.
+    """
     found: dict[tuple[object, ...], dict[int, list[Row]]] = {}
     for rows in counts.classes:
-        for row in (*rows.shares, *rows.inversions):
+        like = (rows.group.side, rows.size)
+        for row in rows.shares:
             shares = [
                 (share._replace(microbatch=0, device=0), factors)
                 for share, factors in row.items
             ]
-            key = (rows.group.side, rows.size, row.duration, *shares)
+            key = (*like, row.duration, *shares)
             found.setdefault(key, {}).setdefault(row.device, []).append(row)
+        for inverting, row in zip(rows.group.inverting, rows.inversions, strict=True):
+            is_shared = not (rows.of_all_copies or counts.together)
+            twin = (*like, row.duration, inverting.copy if is_shared else None)
+            found.setdefault(twin, {}).setdefault(row.device, []).append(row)
     for alike in found.values():
         first, *others = alike.values()
         for other in others:

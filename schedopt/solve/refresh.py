@@ -28,7 +28,7 @@ from schedopt.solve.refresh_known import Candidate, Known, greedy_packings
 from schedopt.solve.solution import Status
 from schedopt.verify import violations
 
-_FIRST_PASS_S = 8.0  # per component of a candidate
+_FIRST_PASS_S = 12.0  # per component of a candidate
 _SHARE_OF_MEMORY = 0.25  # of the time limit
 _LOOSENING_S = 3.0  # per component and try
 _MOST_STEPS = 64  # an interval beyond this is no refresh any more
