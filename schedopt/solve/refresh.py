@@ -24,12 +24,13 @@ from schedopt.refresh.problem import Packing, Problem, at, problem_of, without_m
 from schedopt.refresh.settings import Minimise
 from schedopt.refresh.unrolling import schedule_of
 from schedopt.solve.loosening import loosened
-from schedopt.solve.refresh_known import Candidate, Known, greedy_packings
+from schedopt.solve.refresh_known import Candidate, Known, greedy_packings, why_none
 from schedopt.solve.solution import Status
 from schedopt.verify import violations
 
 _FIRST_PASS_S = 12.0  # per component of a candidate
 _SHARE_OF_MEMORY = 0.25  # of the time limit
+_LEAST_MEMORY_S = 1.0  # for all components together, though no time be left
 _LOOSENING_S = 3.0  # per component and try
 _MOST_STEPS = 64  # an interval beyond this is no refresh any more
 
@@ -183,7 +184,7 @@ class _Search:
 
     def solve(self) -> RefreshSolution:
         """Both passes over the candidates, and memory."""
-        if reason := self._impossible():
+        if reason := why_none(self.full, self.bounds):
             return self._solution(Status.INFEASIBLE, None, reason=reason)
         best = self._first_found()
         if best is None:
@@ -268,7 +269,10 @@ class _Search:
         peaks = schedule_of(packing).peak_memory
         bound = 0
         for number, known in enumerate(self.known):
-            share = max(1.0, self._left() / (len(self.known) - number))
+            share = max(
+                _LEAST_MEMORY_S / len(self.known),
+                self._left() / (len(self.known) - number),
+            )
             peak = max(peaks[device] for device in known.devices)
             start, least = self._least_peak(packing.problem, known, share, peak)
             bound = max(bound, least)
@@ -313,18 +317,6 @@ class _Search:
         return packing if found is packing else self._checked(found)
 
     # -- results --------------------------------------------------------------
-
-    def _impossible(self) -> str:
-        """Why there is no packing at any interval; empty if that is not known."""
-        for bound in self.bounds:
-            if bound.interval is None:
-                units = self.frame.graph.units
-                return (
-                    f"device {bound.devices[0]} has no gap of"
-                    f" {units.time_of(bound.grain)} {units.time}, which some op of its"
-                    " second-order work takes"
-                )
-        return ""
 
     def _packing(
         self, candidate: Candidate, starts: Sequence[Mapping[Op, int]]

@@ -8,18 +8,19 @@ other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import NamedTuple
 
 from schedopt.instance import FactorBarrier
 from schedopt.ops import Op
+from schedopt.refresh.bounds import IntervalBound
 from schedopt.refresh.frame import Frame
 from schedopt.refresh.greedy import MARGIN, greedy_of
 from schedopt.refresh.greedy_packing import packing_of
 from schedopt.refresh.measures import first_uses
-from schedopt.refresh.problem import Packing, problem_of
+from schedopt.refresh.problem import Packing, Problem, problem_of
 from schedopt.refresh.unrolling import schedule_of
 from schedopt.verify import violations
 
@@ -93,6 +94,27 @@ def greedy_packings(frame: Frame, *, wrap: bool) -> Iterator[Packing]:
             if violations(schedule.graph, schedule.start):
                 continue
         yield packing
+
+
+def why_none(problem: Problem, bounds: Iterable[IntervalBound]) -> str:
+    """Why there is no packing at any interval; empty if that is not known."""
+    units = problem.frame.graph.units
+    for bound in bounds:
+        if bound.interval is None:
+            return (
+                f"device {bound.devices[0]} has no gap of"
+                f" {units.time_of(bound.grain)} {units.time}, which some op of its"
+                " second-order work takes"
+            )
+    for memory, levels in zip(problem.memory, problem.frame_levels, strict=True):
+        least = max((level for _, level in levels), default=memory.static)
+        if memory.limit is not None and least > memory.limit:
+            return (
+                f"{memory.name} needs {units.memory_of(least)} {units.memory} for its"
+                " pipeline and factors, more than its limit of"
+                f" {units.memory_of(memory.limit)}"
+            )
+    return ""
 
 
 def _steps(packing: Packing) -> int:
