@@ -54,6 +54,12 @@ def test_a_batch_is_run_once_and_tabled(run: Run) -> None:
     (row,) = document["rows"]
     values = dict(zip(names, row, strict=True))
     assert (values["instance"], values["zb-h1"], values["zb-h2"]) == ("tiny", 114, 107)
+    document = run("table", "out", "--json", "--by", "run").json
+    assert [row[1:4] for row in document["rows"]] == [
+        ["gpipe", "feasible", 122],
+        ["zb-h1", "feasible", 114],
+        ["zb-h2", "feasible", 107],
+    ]
 
 
 def test_results_go_to_a_folder_named_after_the_spec(run: Run) -> None:

@@ -20,6 +20,7 @@ import typer
 import schedopt
 from schedopt.cli.commands import app
 from schedopt.experiments import load_spec
+from schedopt.experiments.spec import instances_of
 from schedopt.export.formats import FORMATS
 from schedopt.opgraph import StreamKind
 from schedopt.ops import OpKind
@@ -236,12 +237,30 @@ def test_the_readmes_instance_can_be_solved(tmp_path: Path) -> None:
     assert solution.schedule is not None
 
 
-def test_the_readmes_batch_can_be_planned(tmp_path: Path) -> None:
-    ((_, shown),) = blocks(README, "toml")
-    file = tmp_path / "first.toml"
+@pytest.mark.parametrize(
+    ("page", "name", "methods"),
+    [
+        (README, "first look", ("solve", "1f1b", "zb-h1")),
+        (DOCS / "kfac.md", "refreshes", ("refresh",)),
+    ],
+    ids=["README.md", "kfac.md"],
+)
+def test_the_batches_shown_can_be_planned(
+    page: Path, name: str, methods: tuple[str, ...], tmp_path: Path
+) -> None:
+    ((_, shown),) = blocks(page, "toml")
+    file = tmp_path / "spec.toml"
     file.write_text(shown.replace('"instances/', f'"{ROOT}/instances/'))
     spec = load_spec(file)
-    assert spec.name == "first look"
+    assert (spec.name, spec.methods) == (name, methods)
+    assert instances_of(spec)
+
+
+def test_the_batch_with_every_field_is_a_spec(tmp_path: Path) -> None:
+    ((_, shown),) = blocks(DOCS / "experiments.md", "toml")
+    file = tmp_path / "spec.toml"
+    file.write_text(shown)
+    assert len(load_spec(file).settings["refresh"]) == 4
 
 
 def test_the_readme_has_every_export_format_and_how_it_was_tried() -> None:

@@ -39,6 +39,10 @@ def generate(**changes: object) -> dict[str, Any]:
     return {"instances": {"generate": [{**RANGE, **changes}]}}
 
 
+def refreshing(**fields: object) -> dict[str, Any]:
+    return {"methods": ["refresh"], "refresh": fields}
+
+
 @pytest.mark.parametrize(
     ("changes", "field", "rule"),
     [
@@ -67,6 +71,14 @@ def generate(**changes: object) -> dict[str, Any]:
         ({"limits": {"memory": 1}}, "limits.memory", "did you mean memory_mib?"),
         ({"limits": {"grace_s": 0}}, "limits.grace_s = 0", "greater than 0"),
         ({"schedules": "some"}, 'schedules = "some"', "none, small or all"),
+        ({"refresh": {}}, "refresh", "does nothing without refresh among the methods"),
+        (refreshing(minimise=["size"]), "refresh.minimise[0]", "age, k or memory"),
+        (refreshing(minimise="k"), "refresh.minimise", "must be a list"),
+        (refreshing(wrap=["yes"]), "refresh.wrap[0]", "true or false"),
+        (refreshing(wrap=[]), "refresh.wrap = []", "must not be empty"),
+        (refreshing(pipeline=["gpipe", "gpipe"]), "pipeline[1]", "stands twice"),
+        (refreshing(pipeline=["gpip"]), 'pipeline[0] = "gpip"', "did you mean gpipe?"),
+        (refreshing(pipelines=[]), "refresh.pipelines", "did you mean pipeline?"),
         ({"schema": "v2"}, 'schema = "v2"', "schedopt/experiment/v1"),
         (
             generate(generator="equal"),

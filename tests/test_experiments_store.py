@@ -22,7 +22,7 @@ from schedopt.experiments.record import (
     record_text,
     run_key,
 )
-from schedopt.experiments.store import RunStore, read_records, write_bundle
+from schedopt.experiments.store import BUNDLE, RunStore, read_records, write_bundle
 
 KEY = "a" * 64
 
@@ -35,6 +35,22 @@ def record(key: str = KEY, **fields: object) -> dict[str, Any]:
 def test_a_record_reads_back_as_it_was() -> None:
     written = record(value=1.5, trace=[[0.1, 3, None, "x"]], reason="é\n")
     assert parse_record(record_text(written), KEY) == written
+
+
+def test_a_record_without_measures_is_written_as_before_there_were_any() -> None:
+    assert "measures" not in json.loads(record_text(record()))
+    told = record(measures={"interval": 3, "greedy_intervals": [4, 3]})
+    assert parse_record(record_text(told), KEY) == told
+    incomplete = json.loads(record_text(record()))
+    del incomplete["value"]
+    with pytest.raises(BadRecordError, match="missing"):
+        parse_record(json.dumps(incomplete))
+
+
+def test_a_bundle_from_then_is_written_again_byte_for_byte(tmp_path: Path) -> None:
+    shipped = Path(__file__).parent.parent / "results" / "known-cases" / BUNDLE
+    write_bundle(read_records(shipped), tmp_path / BUNDLE)
+    assert (tmp_path / BUNDLE).read_bytes() == shipped.read_bytes()
 
 
 def test_every_truncated_record_is_refused() -> None:

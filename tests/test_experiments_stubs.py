@@ -14,7 +14,8 @@ from pathlib import Path
 
 from schedopt.build import build_graph
 from schedopt.errors import NotApplicableError
-from schedopt.experiments.methods import Method, Outcome, Registry
+from schedopt.experiments.methods import Method, Registry
+from schedopt.experiments.outcome import Outcome
 from schedopt.experiments.record import RunStatus
 from schedopt.instance import Instance, Objective
 from schedopt.solve.solution import SolveParameters

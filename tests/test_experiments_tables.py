@@ -126,6 +126,53 @@ def test_values_by_instance(folder: Path) -> None:
     assert "v x2, split" in header["b2"]
 
 
+def refresh(instance: str, **fields: Any) -> Record:
+    return run(instance, "refresh", None, objective="refresh", **fields)
+
+
+def test_runs_without_a_value_are_compared_by_their_main_measures(
+    tmp_path: Path,
+) -> None:
+    told = {"interval": 3, "largest_age": 4, "fill": 2 / 3, "greedy_intervals": [4, 3]}
+    records = [
+        refresh("x", status="optimal", measures=told),
+        refresh("y", status="infeasible", measures={**told, "interval": None}),
+        refresh("z", status="timeout", reason="still ran"),
+        run("x", "solve", 90.5, lower_bound=80),
+    ]
+    write_bundle(records, tmp_path / "records.jsonl")
+    values = rows(tmp_path, "instance")
+    assert list(values["x"])[6:] == ["refresh interval", "refresh age", "solve"]
+    assert values["x"]["refresh interval"] == 3
+    assert values["y"]["refresh interval"] == "infeasible"
+    assert values["z"]["refresh age"] == "timeout"
+    figures = rows(tmp_path, "method")["refresh"]
+    assert (figures["solved"], figures["optimal"], figures["broke"]) == (1, 1, 1)
+    assert figures["best"] == 0
+
+
+def test_by_run_there_are_the_columns_that_some_run_has(tmp_path: Path) -> None:
+    told = {"interval": 3, "largest_age": 4, "fill": 2 / 3, "greedy_intervals": [4, 3]}
+    records = [
+        refresh("x", status="optimal", measures=told, wall_s=2.0),
+        refresh("z", status="not-applicable", reason="no kfac"),
+        run("x", "solve", 90.25, lower_bound=80),
+    ]
+    write_bundle(records, tmp_path / "records.jsonl")
+    frame = table(tmp_path, by="run").frame()
+    assert list(frame.columns) == [
+        *("instance", "method", "status", "value", "bound"),
+        *("interval", "age", "fill", "greedy", "time s", "reason"),
+    ]
+    assert [tuple(row) for row in frame.itertuples(index=False)] == [
+        ("x", "refresh", "optimal", "", "", 3, 4, 0.666667, "4, 3", 2.0, ""),
+        ("x", "solve", "feasible", 90.25, 80, "", "", "", "", 0.0, ""),
+        ("z", "refresh", "n/a", "", "", "", "", "", "", 0.0, "no kfac"),
+    ]
+    write_bundle(RECORDS, tmp_path / "records.jsonl")
+    assert "interval" not in table(tmp_path, by="run").frame()
+
+
 def test_seeds_are_medians_and_settings_are_told_apart(tmp_path: Path) -> None:
     seeds = [
         run("x", "solve", value, parameters={"seed": seed})
@@ -168,8 +215,10 @@ def test_the_header_defines_every_column(folder: Path) -> None:
             assert column.meaning in cell
 
 
-def test_by_is_instance_or_method(folder: Path) -> None:
-    with pytest.raises(SchedOptError, match="by = seed: must be instance or method"):
+def test_by_is_instance_method_or_run(folder: Path) -> None:
+    with pytest.raises(
+        SchedOptError, match="by = seed: must be instance, method or run"
+    ):
         table(folder, "seed")
 
 

@@ -21,6 +21,8 @@ from schedopt.refresh.measures import first_uses, measures_of
 from schedopt.refresh.problem import Packing, Problem, problem_of
 from schedopt.refresh.settings import Minimise
 from schedopt.refresh.unrolling import schedule_of
+from schedopt.solve import refresh_frames
+from schedopt.solve.frames import NamedFrame
 from schedopt.solve.refresh import RefreshParameters, RefreshSolution, solve_refresh
 from schedopt.solve.refresh_known import Candidate, Known, greedy_packings
 from schedopt.solve.solution import Status
@@ -287,6 +289,37 @@ def test_a_published_row_is_refreshed_a_step_sooner_than_by_the_greedy() -> None
     assert solution.packing is not None
     assert solution.packing.problem.interval == solution.least_interval == 3
     assert {one.problem.interval for one in greedy_packings(frame, wrap=False)} == {4}
+
+
+# -- several frames --------------------------------------------------------------------
+
+
+def test_of_several_frames_the_best_is_taken_and_they_share_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shares: list[float] = []
+
+    def solve(
+        frame: Frame, parameters: RefreshParameters, _progress: object
+    ) -> RefreshSolution:
+        shares.append(parameters.time_limit_s)
+        return tiny_solved(seeds[id(frame)], False, Minimise.AGE)
+
+    seeds = {id(tiny(seed)): seed for seed in range(4)}
+    monkeypatch.setattr(refresh_frames, "solve_refresh", solve)
+    frames = [NamedFrame(str(seed), tiny(seed)) for seed in range(4)]
+    named, solution = refresh_frames.solve_in_frames(
+        frames, RefreshParameters(time_limit_s=4000)
+    )
+    ranks = {
+        str(seed): tiny_solved(seed, False, Minimise.AGE).rank for seed in (0, 1, 2, 3)
+    }
+    assert solution.rank == ranks[named.name] == min(ranks.values())
+    assert len(set(ranks.values())) > 1
+    # What a frame leaves goes to those after it.
+    assert shares[0] == pytest.approx(1000, abs=100)
+    assert shares == sorted(shares)
+    assert shares[-1] <= 4000
 
 
 # -- what is known of candidates -------------------------------------------------------

@@ -168,6 +168,7 @@ class TableRows(StrEnum):
 
     METHOD = "method"
     INSTANCE = "instance"
+    RUN = "run"
 
 
 class TableStyle(StrEnum):

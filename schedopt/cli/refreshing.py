@@ -31,10 +31,11 @@ from schedopt.solve.frames import (
     NamedFrame,
     frame_around,
     frame_named,
-    frames_of,
+    shortest_frames,
     time_to_target,
 )
-from schedopt.solve.refresh import RefreshParameters, solve_refresh
+from schedopt.solve.refresh import RefreshParameters
+from schedopt.solve.refresh_frames import solve_in_frames
 from schedopt.solve.solution import SolveParameters, Status
 
 
@@ -73,20 +74,18 @@ def refresh(
         raise NotApplicableError(msg)
     frames = _frames(path, instance, asked.pipeline, limits)
     progress = _Progress()
-    found = []
-    for number, named in enumerate(frames):
-        limit_s = (parameters.time_limit_s - progress.elapsed()) / (
-            len(frames) - number
-        )
-        mine = RefreshParameters(
+    left_s = parameters.time_limit_s - progress.elapsed()
+    named, solution = solve_in_frames(
+        frames,
+        RefreshParameters(
             minimise=asked.minimise or Minimise.AGE,
             wrap=asked.wrap,
-            time_limit_s=max(limit_s, 1.0),
+            time_limit_s=left_s,
             workers=parameters.workers,
             seed=parameters.seed,
-        )
-        found.append((named, solve_refresh(named.frame, mine, progress.of(named.name))))
-    named, solution = min(found, key=lambda pair: pair[1].rank)
+        ),
+        progress.of,
+    )
     greedy = greedy_of(named.frame)
     target = asked.steps_to_target and time_to_target(named, *asked.steps_to_target)
     if as_json:
@@ -116,11 +115,11 @@ def _frames(
 ) -> tuple[NamedFrame, ...]:
     """The frames that were asked for, or those with the shortest step."""
     if pipeline is None:
-        frames = frames_of(instance)
+        frames = shortest_frames(instance)
         if not frames:
             msg = f"{path}: no hand-made schedule has this form; give --pipeline FILE"
             raise NotApplicableError(msg)
-        return tuple(f for f in frames if f.frame.period == frames[0].frame.period)
+        return frames
     if pipeline in BASELINES:
         try:
             return (frame_named(pipeline, instance),)

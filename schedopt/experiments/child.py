@@ -19,13 +19,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from schedopt.errors import NotApplicableError, SchedOptError
-from schedopt.experiments.methods import (
-    Method,
-    Outcome,
-    load_registry,
-    measures,
-)
+from schedopt.errors import NotApplicableError, OrderError, SchedOptError
+from schedopt.experiments.methods import Method, load_registry
+from schedopt.experiments.outcome import Outcome, record_fields
 from schedopt.experiments.processes import ProcessTree
 from schedopt.experiments.record import RunStatus
 from schedopt.formats import (
@@ -35,6 +31,7 @@ from schedopt.formats import (
     write_schedule_document,
 )
 from schedopt.instance import Instance, Objective
+from schedopt.simulate import with_memory_edges
 from schedopt.solve.solution import SolveParameters
 from schedopt.verify import violations
 
@@ -68,18 +65,19 @@ def run_job(method: Method, job: Message) -> Message:
     """Do one run; what the driver cannot know goes into the result."""
     instance = instance_from_document(job["instance"], "instance")
     parameters = parameters_from(job["parameters"])
+    settings = {name: job["parameters"][name] for name in method.settings}
     _forget_peak()
     started, cpu = time.perf_counter(), _cpu_seconds()
     result: Message = {}
     try:
-        outcome = method.run(instance, parameters)
+        outcome = method.run(instance, parameters, **settings)
         result = {
             "wall_s": time.perf_counter() - started,
             "cpu_s": _cpu_seconds() - cpu,
         }
         _verify(outcome)
         result |= {
-            **measures(outcome),
+            **record_fields(outcome),
             **_problem(instance, outcome),
             "schedule": _keep(outcome, job, parameters),
         }
@@ -134,21 +132,31 @@ def _keep(outcome: Outcome, job: Message, parameters: SolveParameters) -> bool:
         return False
     if wanted == "small" and len(schedule.start) > SMALL_OPS:
         return False
+    try:
+        memory_edges = with_memory_edges(schedule).memory_edges
+    except OrderError:
+        return False  # no order makes a runtime stay within the limits as it does
+    status, objective, value = outcome.status, outcome.objective, outcome.value
+    if value is None:
+        # The objective is no measure of a schedule, so the file claims none.
+        status, objective = RunStatus.FEASIBLE, objective.of_finite
+        value = schedule.value(objective)
     write_schedule_document(
         Path(job["schedule_path"]),
         schedule_document(
             outcome.problem,
             schedule,
             method=job["method"],
-            status=outcome.status.value,
-            objective=outcome.objective.value,
-            value_ticks=outcome.value,
+            status=status.value,
+            objective=objective.value,
+            value_ticks=value,
             lower_bound_ticks=outcome.lower_bound,
             wall_seconds=None,
             seed=parameters.seed,
             versions=job["versions"],
             reason=outcome.reason,
             trace=outcome.trace,
+            memory_edges=memory_edges,
             steady=outcome.periodic,
             graph=graph,
         ),

@@ -13,13 +13,15 @@ from schedopt.experiments.store import read_records
 
 # Of a record, what makes two runs of one method on one instance comparable.
 _SETTINGS = ("parameters", "versions")
+# The fields of a record that are mappings, or null.
+_MAPPINGS = (*_SETTINGS, "measures")
 
 
 def load_records(path: str | os.PathLike[str]) -> pd.DataFrame:
     """The records of a run store or of a bundle, one row per run.
 
-    The columns are the record's fields, with ``parameters`` and ``versions`` as columns
-    of their own (``parameters.seed``), and
+    The columns are the record's fields, with those of ``parameters``, ``versions`` and
+    ``measures`` as columns of their own (``parameters.seed``), and
 
     - ``row``: the instance's name, with the start of its hash if several instances
       share the name;
@@ -56,20 +58,21 @@ def known(value: object) -> bool:
 
 
 def _columns(records: Iterable[Record]) -> list[str]:
-    settings = {
+    inner = {
         f"{group}.{name}"
         for record in records
-        for group in _SETTINGS
-        for name in record[group]
+        for group in _MAPPINGS
+        for name in record[group] or ()
     }
-    plain = [name for name in FIELDS if name not in _SETTINGS]
-    return [*plain, *sorted(settings | {"parameters.seed"})]
+    plain = [name for name in FIELDS if name not in _MAPPINGS]
+    return [*plain, *sorted(inner | {"parameters.seed"})]
 
 
 def _flat(record: Record) -> dict[str, Any]:
-    flat = {name: record[name] for name in FIELDS if name not in _SETTINGS}
-    for group in _SETTINGS:
-        flat |= {f"{group}.{name}": value for name, value in record[group].items()}
+    flat = {name: record[name] for name in FIELDS if name not in _MAPPINGS}
+    for group in _MAPPINGS:
+        inner = record[group] or {}
+        flat |= {f"{group}.{name}": value for name, value in inner.items()}
     return flat
 
 

@@ -1,4 +1,4 @@
-"""What a run can do: solve, or replay a hand-made schedule."""
+"""What a run can do: solve, replay a hand-made schedule, or pack a refresh."""
 
 from __future__ import annotations
 
@@ -8,48 +8,16 @@ from importlib import import_module
 from typing import Any, cast
 
 from schedopt.errors import NotApplicableError
+from schedopt.experiments.outcome import Outcome
 from schedopt.experiments.record import RunStatus
+from schedopt.experiments.spec_model import REFRESH, RefreshFields
 from schedopt.instance import FINITE_OBJECTIVES, Instance, Objective
-from schedopt.opgraph import OpGraph
 from schedopt.schedule import Schedule
-from schedopt.solve.solution import Solution, SolveParameters, TraceEntry
-from schedopt.steady import Periodic
+from schedopt.solve.solution import Solution, SolveParameters
 
 DEFAULT_REGISTRY = "schedopt.experiments.methods:registry"
 ALL_BASELINES = "baselines"
 SOLVE = "solve"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What a method found; times in ticks of ``graph``.
-
-    Attributes
-    ----------
-    status : RunStatus
-        As the record says it.
-    objective : Objective
-        What ``value`` and ``lower_bound`` measure.
-    problem : Instance
-        The instance that was scheduled: as written, or in the baseline's form.
-    form : str
-        Its form, as text.
-    member : str
-        What made the schedule, or the cap of a baseline.
-    """
-
-    status: RunStatus
-    objective: Objective
-    problem: Instance
-    form: str
-    graph: OpGraph | None = None
-    schedule: Schedule | None = None
-    value: int | None = None
-    lower_bound: int | None = None
-    member: str = ""
-    trace: tuple[TraceEntry, ...] = ()
-    reason: str = ""
-    periodic: Periodic | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +29,12 @@ class Method:
     name : str
         As in a spec.
     run : callable
-        From an instance and parameters to an outcome; raises NotApplicableError where
-        the method does not exist.
+        From an instance, parameters and the settings, by name, to an outcome; raises
+        NotApplicableError where the method does not exist.
+    settings : tuple of str
+        Names of the parameters that a spec gives this method alone.
+    objective : Objective or None
+        What it minimises, if that is not the spec's to choose.
     cheap : bool
         Whether runs are short, so that several may share a process.
     seeded : bool
@@ -72,7 +44,9 @@ class Method:
     """
 
     name: str
-    run: Callable[[Instance, SolveParameters], Outcome]
+    run: Callable[..., Outcome]
+    settings: tuple[str, ...] = ()
+    objective: Objective | None = None
     cheap: bool = False
     seeded: bool = True
     baseline: bool = False
@@ -85,7 +59,15 @@ def registry() -> Registry:
     """The methods that a spec may name."""
     from schedopt.baselines import BASELINES  # noqa: PLC0415 (many modules)
 
-    methods = [Method(name=SOLVE, run=_solve)]
+    methods = [
+        Method(name=SOLVE, run=_solve),
+        Method(
+            name=REFRESH,
+            run=_refresh,
+            settings=tuple(RefreshFields.model_fields),
+            objective=Objective.REFRESH,
+        ),
+    ]
     methods += [
         Method(name=name, run=_Baseline(name), cheap=True, seeded=False, baseline=True)
         for name in BASELINES
@@ -98,49 +80,6 @@ def load_registry(name: str) -> Registry:
     module, _, function = name.partition(":")
     make = cast("Callable[[], Registry]", getattr(import_module(module), function))
     return make()
-
-
-def measures(outcome: Outcome) -> dict[str, Any]:
-    """An outcome as fields of a record, in the instance's units."""
-    fields: dict[str, Any] = {
-        "status": outcome.status.value,
-        "form": outcome.form,
-        "objective": outcome.objective.value,
-        "member": outcome.member,
-        "reason": outcome.reason,
-        "trace": [],
-    }
-    graph, schedule = outcome.graph, outcome.schedule
-    if graph is None:
-        return fields
-    units = graph.units
-
-    def time(ticks: int | None) -> int | float | None:
-        return None if ticks is None else units.time_of(ticks)
-
-    value, bound = outcome.value, outcome.lower_bound
-    fields |= {
-        "value": time(value),
-        "lower_bound": time(bound),
-        "gap": _gap(value, bound),
-        "trace": [
-            [entry.seconds, time(entry.value), time(entry.lower_bound), entry.member]
-            for entry in outcome.trace
-        ],
-    }
-    if schedule is not None:
-        fields |= {
-            "makespan": time(schedule.makespan),
-            "device_span": time(schedule.device_span),
-            "peak_memory": [units.memory_of(peak) for peak in schedule.peak_memory],
-        }
-    return fields
-
-
-def _gap(value: int | None, bound: int | None) -> float | None:
-    if value is None or bound is None:
-        return None
-    return (value - bound) / value if value else 0.0
 
 
 def _solve(instance: Instance, parameters: SolveParameters) -> Outcome:
@@ -166,6 +105,14 @@ def _solve(instance: Instance, parameters: SolveParameters) -> Outcome:
         reason=solution.reason,
         periodic=solution.periodic,
     )
+
+
+def _refresh(
+    instance: Instance, parameters: SolveParameters, **settings: Any
+) -> Outcome:
+    # By name: its modules are many, and only this method needs them.
+    refresh = import_module("schedopt.experiments.refreshing").refresh
+    return cast("Outcome", refresh(instance, parameters, **settings))
 
 
 @dataclass(frozen=True, slots=True)

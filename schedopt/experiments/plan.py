@@ -76,7 +76,7 @@ class Plan:
         """A run's record: what was known before it, and what came of it."""
         blank = dict.fromkeys(FIELDS)
         at = None if started is None else datetime.fromtimestamp(started, UTC)
-        objective = self.spec.objective or run.instance.objective
+        objective = run.parameters["objective"] or run.instance.objective.value
         return {
             **blank,
             "schema": RECORD_SCHEMA,
@@ -95,7 +95,7 @@ class Plan:
             "git_revision": self.git_revision,
             "cores": self.cores,
             "started_at": None if at is None else at.isoformat(timespec="seconds"),
-            "objective": objective.value,
+            "objective": objective,
             "trace": [],
             "reason": "",
             "schedule": False,
@@ -196,18 +196,23 @@ def _parallel(spec: Spec, cores: int, warnings: list[str]) -> int:
 
 
 def _parameters(spec: Spec, method: Method) -> Iterator[dict[str, Any]]:
-    """The parameters of each run of a method on an instance: one run per seed."""
+    """The parameters of each run of a method on an instance.
+
+    One run per combination of the method's own settings and per seed.
+    """
+    objective = method.objective or spec.objective
     common = {
         "time_limit_s": spec.time_limit_s,
-        "objective": None if spec.objective is None else spec.objective.value,
+        "objective": None if objective is None else objective.value,
         "memory_limit_bytes": spec.memory_limit_bytes,
         "grace_s": spec.grace_s,
     }
-    if not method.seeded:
-        yield common
-        return
-    for seed in spec.seeds:
-        yield {**common, "workers": spec.workers, "seed": seed}
+    for settings in spec.settings.get(method.name, ({},)):
+        if not method.seeded:
+            yield {**common, **settings}
+            continue
+        for seed in spec.seeds:
+            yield {**common, **settings, "workers": spec.workers, "seed": seed}
 
 
 def _versions() -> dict[str, str]:

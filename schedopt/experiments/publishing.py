@@ -24,8 +24,9 @@ def publish(
     """Run what is missing of a spec, and write its tables beside it.
 
     The run store is ``store/`` beside the spec. From it come ``records.jsonl``, all
-    records in one file; ``table.md``, both tables; and ``table.csv``, the values by
-    instance. An interrupted call writes none of these: call it again.
+    records in one file; ``table.md``, the tables by method and by instance, and by run
+    where methods tell measures; and ``table.csv``, the values by instance. An
+    interrupted call writes none of these: call it again.
 
     Raises
     ------
@@ -42,9 +43,12 @@ def publish(
 
 def write_tables(source: Path, folder: Path) -> None:
     """Write the bundle and the tables of a store or a bundle."""
-    write_bundle(read_records(source), folder / BUNDLE)
+    records = read_records(source)
+    write_bundle(records, folder / BUNDLE)
     by_method, by_instance = table(source, "method"), table(source, "instance")
-    write_text_atomically(
-        folder / "table.md", f"{by_method.markdown()}\n{by_instance.markdown()}"
-    )
+    tables = [by_method, by_instance]
+    if any(record["measures"] for record in records):
+        tables.append(table(source, "run"))
+    pages = "\n".join(one.markdown() for one in tables)
+    write_text_atomically(folder / "table.md", pages)
     write_text_atomically(folder / "table.csv", by_instance.csv())

@@ -67,6 +67,7 @@ FIELDS = (
     "makespan",
     "device_span",
     "peak_memory",
+    "measures",
     "member",
     "trace",
     "reason",
@@ -75,6 +76,10 @@ FIELDS = (
     "cpu_s",
     "peak_rss_bytes",
 )
+
+# Records had no such fields at first. They are left out where they are null, so that
+# records from then are read, and written again, as they are.
+LATER_FIELDS = ("measures",)
 
 
 class BadRecordError(Exception):
@@ -115,7 +120,11 @@ def record_text(fields: Mapping[str, Any]) -> str:
         wrong = sorted(set(fields) ^ set(FIELDS))
         msg = f"a record has other fields: {', '.join(wrong)}"
         raise ValueError(msg)
-    ordered = {name: fields[name] for name in FIELDS}
+    ordered = {
+        name: fields[name]
+        for name in FIELDS
+        if name not in LATER_FIELDS or fields[name] is not None
+    }
     check = sha256(canonical(ordered))
     return json.dumps({**ordered, "check": check}, allow_nan=False) + "\n"
 
@@ -137,7 +146,8 @@ def parse_record(text: str, key: str | None = None) -> Record:
         msg = f"not a record of {RECORD_SCHEMA}"
         raise BadRecordError(msg)
     check = document.pop("check", None)
-    if set(document) != set(FIELDS):
+    missing = set(FIELDS) - set(document)
+    if not missing <= set(LATER_FIELDS) or not set(document) <= set(FIELDS):
         msg = "fields are missing or unknown"
         raise BadRecordError(msg)
     if check != sha256(canonical(document)):
@@ -146,4 +156,4 @@ def parse_record(text: str, key: str | None = None) -> Record:
     if key is not None and document["key"] != key:
         msg = "is another run's record"
         raise BadRecordError(msg)
-    return document
+    return {**dict.fromkeys(FIELDS), **document}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from schedopt.errors import FormatError, SchedOptError
 from schedopt.experiments.generate import (
@@ -18,8 +20,11 @@ from schedopt.experiments.generate import (
     points,
 )
 from schedopt.experiments.spec_model import (
+    REFRESH,
+    SHORTEST,
     GeneratorFields,
     InstancesFields,
+    RefreshFields,
     SpecFields,
 )
 from schedopt.formats import Limits, instance_from_document, load_instance
@@ -27,6 +32,7 @@ from schedopt.formats.complaints import Complaint, line, one_line, shortened, sh
 from schedopt.formats.model import checked
 from schedopt.formats.reading import read_document
 from schedopt.instance import Instance, Objective
+from schedopt.nearest import did_you_mean
 
 _LIMITS = Limits()
 
@@ -40,7 +46,8 @@ class Spec:
     """A batch of runs, as written; ``path`` names it in messages.
 
     ``parallel`` None means as many runs at once as the cores allow; ``objective`` None
-    means each instance's own; ``schedules`` says which are kept.
+    means each instance's own; ``settings`` has every combination of a method's own
+    parameters, by the method's name; ``schedules`` says which are kept.
     """
 
     path: str
@@ -52,6 +59,7 @@ class Spec:
     workers: int
     seeds: tuple[int, ...]
     objective: Objective | None
+    settings: Mapping[str, tuple[Mapping[str, Any], ...]]
     parallel: int | None
     memory_limit_bytes: int
     grace_s: float
@@ -91,6 +99,7 @@ def load_spec(path: str | os.PathLike[str]) -> Spec:
         workers=fields.workers,
         seeds=tuple(fields.seeds),
         objective=fields.objective,
+        settings={REFRESH: tuple(_combinations(fields.refresh or RefreshFields()))},
         parallel=fields.parallel,
         memory_limit_bytes=fields.limits.memory_mib * 2**20,
         grace_s=fields.limits.grace_s,
@@ -148,6 +157,31 @@ def _complaints(fields: SpecFields) -> Iterator[Complaint]:
     methods = fields.methods if isinstance(fields.methods, list) else [fields.methods]
     for name, values in (("methods", methods), ("seeds", fields.seeds)):
         yield from _list_complaints((name,), values)
+    if fields.refresh is not None:
+        if REFRESH not in methods:
+            rule = f"does nothing without {REFRESH} among the methods; add it there"
+            yield Complaint(("refresh",), "", rule)
+        yield from _refresh_complaints(fields.refresh)
+
+
+def _refresh_complaints(fields: RefreshFields) -> Iterator[Complaint]:
+    from schedopt.baselines import BASELINES  # noqa: PLC0415 (many modules)
+
+    for name in RefreshFields.model_fields:
+        yield from _list_complaints(("refresh", name), getattr(fields, name))
+    for index, pipeline in enumerate(fields.pipeline):
+        if pipeline != SHORTEST and pipeline not in BASELINES:
+            hint = did_you_mean(pipeline, [SHORTEST, *BASELINES])
+            rule = f"is neither {SHORTEST} nor a hand-made schedule{hint}"
+            yield Complaint(("refresh", "pipeline", index), show(pipeline), rule)
+
+
+def _combinations(fields: RefreshFields) -> Iterator[dict[str, Any]]:
+    """Every combination of the lists; words as text."""
+    names = list(RefreshFields.model_fields)
+    for values in itertools.product(*(getattr(fields, name) for name in names)):
+        plain = (str(value) if isinstance(value, str) else value for value in values)
+        yield dict(zip(names, plain, strict=True))
 
 
 def _generator_complaints(

@@ -10,9 +10,12 @@ from pydantic import PlainValidator, Tag
 from schedopt.formats import values
 from schedopt.formats.model import LIST, MAPPING, ONE, Strict, by_shape, field
 from schedopt.instance import Backward, Number, Objective, Placement
+from schedopt.refresh.settings import Minimise
 
 SPEC_SCHEMA = "schedopt/experiment/v1"
 UNLIMITED = "unlimited"
+REFRESH = "refresh"  # the method that the section of this name is of
+SHORTEST = "shortest"
 
 # Microbatches as a multiple of the devices plus a constant: P, 2P, 3P+1, P-1.
 MICROBATCHES = re.compile(r"(?P<factor>[0-9]{0,6})P(?P<constant>[+-][0-9]{1,6})?")
@@ -29,6 +32,8 @@ _placement = values.word(tuple(p for p in Placement if p is not Placement.EXPLIC
 _backward = values.word(Backward)
 _generator = values.word(("uniform", "unequal", "zero-bubble"))
 _limits = values.word(("equal", "uneven"))
+_minimise = values.word(Minimise)
+_wrap = values.flag()
 _schedules = values.word(("none", "small", "all"))
 
 
@@ -108,6 +113,22 @@ class InstancesFields(Strict):
     generate: list[GeneratorFields] = field("ranges of made-up instances", default=[])
 
 
+class RefreshFields(Strict):
+    """How the method refresh packs: every combination of the lists is a run."""
+
+    minimise: list[Annotated[Minimise, _minimise.validator]] = field(
+        "what comes first: age, k or memory", default=[Minimise.AGE]
+    )
+    wrap: list[Annotated[bool, _wrap.validator]] = field(
+        "whether work may use the next cycle's gaps", default=[False]
+    )
+    pipeline: list[Name] = field(
+        "hand-made schedules whose gaps are used, each for itself; or"
+        f" {SHORTEST}: the best of those whose step is the shortest",
+        default=[SHORTEST],
+    )
+
+
 class LimitsFields(Strict):
     """When a run is ended from outside."""
 
@@ -131,7 +152,7 @@ class SpecFields(Strict):
     methods: Annotated[
         Annotated[list[Name], Tag(LIST)] | Annotated[Name, Tag(ONE)],
         by_shape("must be a method or a list of methods", LIST, ONE),
-    ] = field("solve, names of baselines, or baselines for all of them")
+    ] = field("solve, refresh, names of baselines, or baselines for all of them")
     time_limit_s: Seconds = field("wall time of a run", unit="s", default=60)
     workers: Parallel = field("busy processes of a run", default=1)
     seeds: list[Seed] = field(
@@ -142,6 +163,10 @@ class SpecFields(Strict):
     )
     parallel: Annotated[int | None, values.whole(1, 4096).or_null().validator] = field(
         "runs at once; absent means as many as the cores allow", default=None
+    )
+    refresh: RefreshFields | None = field(
+        "how the method refresh packs; absent means by age in the shortest pipelines",
+        default=None,
     )
     limits: LimitsFields = field(
         "when a run is ended from outside", default_factory=LimitsFields

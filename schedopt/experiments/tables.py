@@ -1,4 +1,4 @@
-"""Tables of a run store: one row per instance, or one per method.
+"""Tables of a run store: one row per instance, per method, or per run.
 
 Every column says in the table's header how its figure is defined.
 """
@@ -10,18 +10,21 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import pandas as pd
 
 from schedopt.errors import SchedOptError
 from schedopt.experiments.frames import known, load_records
+from schedopt.experiments.measures import MEASURES
 from schedopt.experiments.record import RunStatus
 from schedopt.experiments.render import Cell, to_csv, to_markdown, to_text
+from schedopt.formats.complaints import listed
 
 # Added to every time before the geometric mean, so that runs of milliseconds do not
 # decide it.
 TIME_SHIFT_S = 1.0
-BY = ("instance", "method")
+BY = ("instance", "method", "run")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +64,24 @@ class Table:
 
 
 def table(path: str | os.PathLike[str], by: str = "method") -> Table:
-    """The table of a run store or a bundle, with a row per instance or per method.
+    """The table of a run store or a bundle, with a row per instance, method or run.
 
     Raises
     ------
     SchedOptError
-        If there is no such store or bundle, or ``by`` is neither.
+        If there is no such store or bundle, or ``by`` is none of ``BY``.
     """
     if by not in BY:
-        msg = f"by = {by}: must be {' or '.join(BY)}"
+        msg = f"by = {by}: must be {listed(BY)}"
         raise SchedOptError(msg)
     records = load_records(path)
-    return instance_table(records) if by == "instance" else method_table(records)
+    match by:
+        case "instance":
+            return instance_table(records)
+        case "method":
+            return method_table(records)
+        case _:
+            return run_table(records)
 
 
 def instance_table(records: pd.DataFrame) -> Table:
@@ -90,7 +99,11 @@ def instance_table(records: pd.DataFrame) -> Table:
             " it does not hold for other forms",
         ),
     ]
-    columns += [_value_column(label, group) for label, group in groups]
+    cells: list[tuple[str, str]] = []  # label, field
+    for label, group in groups:
+        for field, column in _result_columns(label, group):
+            columns.append(column)
+            cells.append((label, field))
     rows = []
     for name, group in records.groupby("row", sort=True):
         first = group.iloc[0]
@@ -105,7 +118,9 @@ def instance_table(records: pd.DataFrame) -> Table:
             str(first["time_unit"]),
             _number(max(bounds)) if bounds else "",
         ]
-        values = [_value_of(group[group["label"] == label]) for label, _ in groups]
+        values = [
+            _result_of(group[group["label"] == label], field) for label, field in cells
+        ]
         rows.append((*head, *values))
     return Table("Values by instance", tuple(columns), tuple(rows))
 
@@ -116,7 +131,7 @@ def method_table(records: pd.DataFrame) -> Table:
     own_form = _best_baselines(records, own_form=True)
     rows = []
     for label, group in _labels(records):
-        solved = group[group["value"].notna()]
+        solved = group[group["status"].isin(_SOLVED)]
         gaps = [float(gap) for gap in solved["gap_to_best_bound"] if known(gap)]
         times = [float(t) for t in _ran(group)["wall_s"] if known(t)]
         statuses = list(group["status"])
@@ -140,6 +155,7 @@ def method_table(records: pd.DataFrame) -> Table:
     return Table("Figures by method", _METHOD_COLUMNS, tuple(rows))
 
 
+_SOLVED = (RunStatus.OPTIMAL.value, RunStatus.FEASIBLE.value)
 _GAP = "(value - bound) / value, bound: the largest proven for the run's own problem"
 _METHOD_COLUMNS = (
     Column("method", "with the settings in which its runs differ, seeds aside"),
@@ -182,25 +198,90 @@ def _labels(records: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return sorted(groups, key=lambda item: (not item[1]["baseline"].any(), item[0]))
 
 
-def _value_column(label: str, group: pd.DataFrame) -> Column:
+def _result_columns(label: str, group: pd.DataFrame) -> list[tuple[str, Column]]:
+    """What a method's runs are compared by: field of the records, and column.
+
+    That is the value, or the main measures where runs have these and no value.
+    """
+    several = ", median over seeds" if group["parameters.seed"].nunique() > 1 else ""
+    told = "or the status without one"
+    main = [m for m in MEASURES if m.is_main and _has_any(group, f"measures.{m.name}")]
+    if main and not group["value"].notna().any():
+        return [
+            (
+                f"measures.{measure.name}",
+                Column(
+                    f"{label} {measure.column}", f"{measure.meaning}{several}, {told}"
+                ),
+            )
+            for measure in main
+        ]
     forms = sorted({form for form in group["form"] if known(form) and form})
     where = "; ".join(forms[:3]) + ("; ..." if len(forms) > 3 else "")
     objectives = " or ".join(sorted(set(group["objective"])))
-    several = ", median over seeds" if group["parameters.seed"].nunique() > 1 else ""
     run = f", run in form: {where}" if where else ""
-    return Column(label, f"{objectives}{several}, or the status without one{run}")
+    return [("value", Column(label, f"{objectives}{several}, {told}{run}"))]
 
 
-def _value_of(runs: pd.DataFrame) -> Cell:
-    """The median value, or the status that most runs without one have."""
-    values = [float(value) for value in runs["value"] if known(value)]
+def _result_of(runs: pd.DataFrame, field: str) -> Cell:
+    """The median of a field, or the status that most runs without one have."""
+    values = [float(value) for value in runs[field] if known(value)]
     if values:
         return _number(median(values))
     statuses = sorted(runs["status"])
     if not statuses:
         return ""
-    status = max(statuses, key=statuses.count)
+    return _status_text(max(statuses, key=statuses.count))
+
+
+def _status_text(status: str) -> str:
     return "n/a" if status == RunStatus.NOT_APPLICABLE else str(status)
+
+
+def _has_any(records: pd.DataFrame, field: str) -> bool:
+    return field in records and bool(records[field].notna().any())
+
+
+def run_table(records: pd.DataFrame) -> Table:
+    """Each run with all that it measured, from ``load_records``."""
+    columns = [c for c in _RUN_COLUMNS if c[0] in _ALWAYS or _has_any(records, c[0])]
+    if records["parameters.seed"].nunique() < 2:
+        columns = [column for column in columns if column[0] != "parameters.seed"]
+    rows = [
+        tuple(_run_cell(field, run[field]) for field, _ in columns)
+        for run in records.to_dict(orient="records")
+    ]
+    return Table("Runs", tuple(column for _, column in columns), tuple(rows))
+
+
+def _run_cell(field: str, value: Any) -> Cell:
+    """A field of a record as a cell."""
+    if isinstance(value, list):
+        return ", ".join(str(_number(one)) for one in value)
+    if not known(value):
+        return ""
+    if field == "status":
+        return _status_text(value)
+    if isinstance(value, str):
+        return value
+    return _figure(float(value)) if field in _ROUNDED else _number(float(value))
+
+
+# Fields of the records, and the columns that they are in; those that no run has are
+# left out.
+_ALWAYS = ("row", "label", "status")
+_ROUNDED = ("measures.fill", "measures.tolerance", "wall_s")
+_RUN_COLUMNS = (
+    ("row", Column("instance", "name")),
+    ("label", Column("method", "with the settings in which its runs differ")),
+    ("parameters.seed", Column("seed", "seed of the run")),
+    ("status", Column("status", "how the run ended")),
+    ("value", Column("value", "of the objective, in the instance's unit")),
+    ("lower_bound", Column("bound", "proven by the run: no value is below")),
+    *((f"measures.{m.name}", Column(m.column, m.meaning)) for m in MEASURES),
+    ("wall_s", Column("time s", "wall seconds of the run")),
+    ("reason", Column("reason", "why there is no result")),
+)
 
 
 def _ran(group: pd.DataFrame) -> pd.DataFrame:
@@ -228,7 +309,7 @@ def _ratios(solved: pd.DataFrame, best: dict[tuple[str, str], float]) -> list[fl
     found = []
     for sha256, objective, value in zip(*(solved[c] for c in columns), strict=True):
         reference = best.get((sha256, objective))
-        if reference:
+        if reference and known(value):
             found.append(float(value) / reference)
     return found
 

@@ -35,6 +35,12 @@ def frames_of(instance: Instance) -> tuple[NamedFrame, ...]:
     return tuple(different)
 
 
+def shortest_frames(instance: Instance) -> tuple[NamedFrame, ...]:
+    """Of ``frames_of`` those with the shortest step; there may be none."""
+    frames = frames_of(instance)
+    return tuple(f for f in frames if f.frame.period == frames[0].frame.period)
+
+
 def frame_named(name: str, instance: Instance) -> NamedFrame:
     """The frame of one hand-made schedule.
 
