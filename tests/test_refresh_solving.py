@@ -11,9 +11,9 @@ from schedopt.refresh.greedy import greedy_of
 from schedopt.refresh.greedy_packing import packing_of
 from schedopt.refresh.measures import measures_of
 from schedopt.refresh.settings import Minimise
-from schedopt.refresh.unrolling import schedule_of
-from schedopt.solve.refresh import RefreshParameters, RefreshSolution, solve_refresh
+from schedopt.solve.refresh import solve_refresh
 from schedopt.solve.refresh_known import greedy_packings
+from schedopt.solve.refresh_solution import RefreshParameters, RefreshSolution
 from schedopt.solve.solution import Status
 from schedopt.verify import violations
 from tests.refresh_trainings import random_frame
@@ -26,10 +26,10 @@ def solved(
         frame,
         RefreshParameters(time_limit_s=seconds, workers=1, **parameters),
     )
-    if solution.packing is not None:
-        schedule = schedule_of(solution.packing)
+    if solution.cycle is not None:
+        schedule = solution.cycle.schedule
         assert violations(schedule.graph, schedule.start) == ()
-        measures = measures_of(solution.packing)
+        measures = measures_of(solution.cycle)
         assert solution.least_interval is not None
         assert solution.least_age is not None
         assert solution.least_interval <= measures.interval
@@ -52,9 +52,9 @@ def test_without_time_the_result_is_the_greedys(wrap: bool) -> None:
         if not starts:
             assert solution.status is not Status.FEASIBLE
             continue
-        assert solution.packing is not None
+        assert solution.cycle is not None
         least = min(packing.problem.interval for packing in starts)
-        assert solution.packing.problem.interval <= least
+        assert solution.cycle.interval <= least
         if greedy is not None and (wrap or not greedy.problem.wrap):
             converted += 1
             assert least <= greedy.problem.interval

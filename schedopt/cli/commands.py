@@ -87,6 +87,7 @@ def solve(  # noqa: PLR0913, PLR0917 (one argument per option)
     placement: given.PlacementOption = None,
     runtime: given.RuntimeOption = None,
     minimise: given.MinimiseOption = None,
+    freedom: given.FreedomOption = None,
     wrap: given.Wrap = False,
     pipeline: given.PipelineOption = None,
     steps_to_target: given.StepsOption = None,
@@ -99,7 +100,7 @@ def solve(  # noqa: PLR0913, PLR0917 (one argument per option)
     """Find a good schedule and prove how good it is.
 
     With --objective refresh the second-order work of an instance goes into the gaps of
-    a pipeline schedule that stands still.
+    a pipeline schedule, which stands still or, with --freedom, moves.
 
     Without -o no file is written, unless the run is interrupted: then the best schedule
     so far goes to NAME.schedule.json in the current folder.
@@ -113,7 +114,9 @@ def solve(  # noqa: PLR0913, PLR0917 (one argument per option)
     )
     limits = Limits(max_ops, max_bytes)
     if refreshing.is_asked_for(instance, objective, limits):
-        asked = refreshing.Asked(minimise, pipeline, steps_to_target, wrap=wrap)
+        asked = refreshing.Asked(
+            minimise, freedom, pipeline, steps_to_target, wrap=wrap
+        )
         code = refreshing.refresh(
             instance,
             output,
@@ -124,9 +127,9 @@ def solve(  # noqa: PLR0913, PLR0917 (one argument per option)
             gantt=gantt,
         )
         raise typer.Exit(code)
-    if minimise or pipeline or wrap or steps_to_target:
+    if minimise or freedom or pipeline or wrap or steps_to_target:
         complain(
-            "--minimise, --pipeline, --wrap and --steps-to-target need"
+            "--minimise, --freedom, --pipeline, --wrap and --steps-to-target need"
             " --objective refresh"
         )
         raise typer.Exit(WRONG_USAGE)

@@ -18,8 +18,7 @@ from schedopt.formats import Limits, load_instance, load_schedule
 from schedopt.instance import Instance, Objective
 from schedopt.nearest import did_you_mean
 from schedopt.refresh.greedy import greedy_of
-from schedopt.refresh.settings import Minimise
-from schedopt.refresh.unrolling import schedule_of, unrolled_instance
+from schedopt.refresh.settings import Freedom, Minimise
 from schedopt.report.quantities import seconds_text
 from schedopt.report.refresh import (
     refresh_document,
@@ -34,7 +33,8 @@ from schedopt.solve.frames import (
     frames_of,
     time_to_target,
 )
-from schedopt.solve.refresh import RefreshParameters, solve_refresh
+from schedopt.solve.refresh import solve_refresh
+from schedopt.solve.refresh_solution import RefreshParameters
 from schedopt.solve.solution import SolveParameters, Status
 
 
@@ -43,6 +43,7 @@ class Asked:
     """The options that only a refresh has."""
 
     minimise: Minimise | None
+    freedom: Freedom | None
     pipeline: str | None
     steps_to_target: tuple[int, int] | None
     wrap: bool
@@ -81,11 +82,17 @@ def refresh(
         mine = RefreshParameters(
             minimise=asked.minimise or Minimise.AGE,
             wrap=asked.wrap,
+            freedom=asked.freedom or Freedom.FROZEN,
             time_limit_s=max(limit_s, 1.0),
             workers=parameters.workers,
             seed=parameters.seed,
         )
-        found.append((named, solve_refresh(named.frame, mine, progress.of(named.name))))
+        try:
+            solution = solve_refresh(named.frame, mine, progress.of(named.name))
+        except NotApplicableError as error:
+            msg = f"{path}: {error}"
+            raise NotApplicableError(msg) from None
+        found.append((named, solution))
     named, solution = min(found, key=lambda pair: pair[1].rank)
     greedy = greedy_of(named.frame)
     target = asked.steps_to_target and time_to_target(named, *asked.steps_to_target)
@@ -97,17 +104,18 @@ def refresh(
     else:
         lines = refresh_lines(named, solution, greedy)
         print_lines(lines + (target_lines(target, named) if target else []))
-        if solution.packing is not None:
-            print_gantt(schedule_of(solution.packing), wanted=gantt)
-    if solution.packing is None:
+        if solution.cycle is not None:
+            print_gantt(solution.cycle.schedule, wanted=gantt)
+    if solution.cycle is None:
         word = "infeasible" if solution.status is Status.INFEASIBLE else "no result"
         complain(f"{path}: {word}: {solution.reason}")
         return REFUSED
     if output is not None:
-        schedule = schedule_of(solution.packing)
-        unrolled = unrolled_instance(solution.packing)
-        method = f"refresh in {named.name}"
-        save_schedule(output, unrolled, schedule.graph, schedule, method)
+        schedule = solution.cycle.schedule
+        method = f"refresh in {named.name}, {solution.freedom.value}"
+        save_schedule(
+            output, solution.cycle.instance(), schedule.graph, schedule, method
+        )
     return DONE
 
 
