@@ -139,17 +139,18 @@ def test_a_packing_that_breaks_a_memory_limit_is_no_result() -> None:
         for stage in free.stages
     )
     free = replace(free, stages=stages)
-    found = solved(frame_under("gpipe", free), SLIDING)
+    found = solved(frame_under("gpipe", free), SLIDING, 30)
     assert found.cycle is not None
     assert found.freedom is SLIDING
 
-    def limited(limit: int) -> RefreshSolution:
+    def limited(limit: int, seconds: float) -> RefreshSolution:
         devices = tuple(replace(d, memory_limit=limit) for d in free.devices)
-        return solved(frame_under("gpipe", replace(free, devices=devices)), SLIDING, 2)
+        frame = frame_under("gpipe", replace(free, devices=devices))
+        return solved(frame, SLIDING, seconds)
 
-    assert limited(found.cycle.peak_memory).cycle is not None
+    assert limited(found.cycle.peak_memory, 30).cycle is not None
     activations = 2 * 8
-    nothing = limited(activations)
+    nothing = limited(activations, 2)
     assert nothing.cycle is None
     assert nothing.status is Status.UNKNOWN
 

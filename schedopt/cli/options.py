@@ -119,6 +119,24 @@ FreedomOption = Annotated[
         " do: keep their times, keep their order, or change it.  [default: frozen]",
     ),
 ]
+FrontOption = Annotated[
+    bool,
+    typer.Option(
+        "--front",
+        help="With --objective refresh: steps may be longer; the shortest step time of"
+        " each refresh interval.",
+    ),
+]
+IntervalOption = Annotated[
+    int | None,
+    typer.Option(
+        "--interval",
+        metavar="K",
+        min=1,
+        help="With --front: the interval whose schedule is written and drawn."
+        "  [default: the one with the shortest steps]",
+    ),
+]
 Wrap = Annotated[
     bool,
     typer.Option(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from schedopt.baselines import BASELINES
 from schedopt.cli.exits import DONE, REFUSED
 from schedopt.cli.output import complain, console, print_json, print_lines
 from schedopt.cli.pictures import print_gantt
-from schedopt.cli.saving import check_writable, save_schedule
+from schedopt.cli.refresh_front import FrontAsked, print_front
+from schedopt.cli.saving import check_writable, save_cycle
 from schedopt.errors import NotApplicableError
 from schedopt.export.stored import schedule_in
 from schedopt.formats import Limits, load_instance, load_schedule
@@ -34,19 +35,30 @@ from schedopt.solve.frames import (
     time_to_target,
 )
 from schedopt.solve.refresh import solve_refresh
-from schedopt.solve.refresh_solution import RefreshParameters
+from schedopt.solve.refresh_solution import RefreshParameters, RefreshSolution
 from schedopt.solve.solution import SolveParameters, Status
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """The options that only a refresh has."""
 
-    minimise: Minimise | None
-    freedom: Freedom | None
-    pipeline: str | None
-    steps_to_target: tuple[int, int] | None
-    wrap: bool
+    minimise: Minimise | None = None
+    freedom: Freedom | None = None
+    pipeline: str | None = None
+    steps_to_target: tuple[int, int] | None = None
+    interval: int | None = None
+    wrap: bool = False
+    front: bool = False
+
+    @property
+    def conflict(self) -> str:
+        """Which options do not go together; empty if all do."""
+        if self.front and self.minimise:
+            return "--front has all intervals: --minimise does not go with it"
+        if self.interval is not None and not self.front:
+            return "--interval needs --front"
+        return ""
 
 
 def is_asked_for(path: Path, objective: Objective | None, limits: Limits) -> bool:
@@ -73,27 +85,31 @@ def refresh(
         msg = f"{path}: objective refresh needs second-order work; the file has no kfac"
         raise NotApplicableError(msg)
     frames = _frames(path, instance, asked.pipeline, limits)
-    progress = _Progress()
-    found = []
-    for number, named in enumerate(frames):
-        limit_s = (parameters.time_limit_s - progress.elapsed()) / (
-            len(frames) - number
-        )
-        mine = RefreshParameters(
-            minimise=asked.minimise or Minimise.AGE,
-            wrap=asked.wrap,
-            freedom=asked.freedom or Freedom.FROZEN,
-            time_limit_s=max(limit_s, 1.0),
-            workers=parameters.workers,
-            seed=parameters.seed,
-        )
-        try:
-            solution = solve_refresh(named.frame, mine, progress.of(named.name))
-        except NotApplicableError as error:
-            msg = f"{path}: {error}"
-            raise NotApplicableError(msg) from None
-        found.append((named, solution))
-    named, solution = min(found, key=lambda pair: pair[1].rank)
+    mine = RefreshParameters(
+        minimise=asked.minimise or Minimise.AGE,
+        wrap=asked.wrap,
+        freedom=asked.freedom or Freedom.FROZEN,
+        time_limit_s=parameters.time_limit_s,
+        workers=parameters.workers,
+        seed=parameters.seed,
+    )
+    try:
+        if asked.front:
+            front = FrontAsked(
+                interval=asked.interval,
+                steps_to_target=asked.steps_to_target,
+                may_add_own=asked.pipeline is None,
+                output=output,
+                as_json=as_json,
+                gantt=gantt,
+            )
+            return print_front(path, frames, mine, front)
+        named, solution = _solved(frames, mine)
+    except NotApplicableError as error:
+        msg = str(error)
+        raise NotApplicableError(
+            msg if msg.startswith(f"{path}: ") else f"{path}: {msg}"
+        ) from None
     greedy = greedy_of(named.frame)
     target = asked.steps_to_target and time_to_target(named, *asked.steps_to_target)
     if as_json:
@@ -111,12 +127,23 @@ def refresh(
         complain(f"{path}: {word}: {solution.reason}")
         return REFUSED
     if output is not None:
-        schedule = solution.cycle.schedule
         method = f"refresh in {named.name}, {solution.freedom.value}"
-        save_schedule(
-            output, solution.cycle.instance(), schedule.graph, schedule, method
-        )
+        save_cycle(output, solution.cycle, method)
     return DONE
+
+
+def _solved(
+    frames: Sequence[NamedFrame], parameters: RefreshParameters
+) -> tuple[NamedFrame, RefreshSolution]:
+    """The best of all frames, which share the time."""
+    progress = _Progress()
+    found = []
+    for number, named in enumerate(frames):
+        left = parameters.time_limit_s - progress.elapsed()
+        share = max(left / (len(frames) - number), 1.0)
+        mine = replace(parameters, time_limit_s=share)
+        found.append((named, solve_refresh(named.frame, mine, progress.of(named.name))))
+    return min(found, key=lambda pair: pair[1].rank)
 
 
 def _frames(

@@ -18,6 +18,7 @@ from schedopt.ops import Op, OpKind
 from schedopt.refresh.frame import Frame
 from schedopt.refresh.problem import refresh_graph, with_interval
 from schedopt.schedule import Schedule
+from schedopt.verify import Violation, violations
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,11 @@ class Cycle:
     def schedule(self) -> Schedule:
         """That of two refreshes."""
         return self.unrolled()
+
+    @cached_property
+    def broken(self) -> tuple[Violation, ...]:
+        """The rules that the verifier finds broken in it; best none."""
+        return violations(self.schedule.graph, self.schedule.start)
 
     @property
     def peak_memory(self) -> int:

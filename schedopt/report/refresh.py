@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
+from schedopt.instance import Instance
 from schedopt.opgraph import Units
 from schedopt.refresh.exposed import exposed_of
 from schedopt.refresh.greedy import Greedy
@@ -18,7 +19,7 @@ from schedopt.report.quantities import (
     time_text,
 )
 from schedopt.solve.frames import NamedFrame, TimeToTarget
-from schedopt.solve.refresh_solution import RefreshSolution
+from schedopt.solve.refresh_solution import RefreshParameters, RefreshSolution
 from schedopt.solve.solution import Status
 
 Lines = list[tuple[str, str]]
@@ -39,7 +40,7 @@ def refresh_lines(
             f"{time_text(frame.period, units)} with preconditioning; where a step's"
             f" second-order work is exposed {time_text(exposed.refreshing, units)}",
         ),
-        ("settings", _settings(solution)),
+        ("settings", settings_text(frame.instance, solution.parameters)),
     ]
     if solution.cycle is None:
         lines.append(("refresh", solution.reason))
@@ -52,12 +53,13 @@ def refresh_lines(
     return lines
 
 
-def _settings(solution: RefreshSolution) -> str:
-    kfac = solution.frame.instance.kfac
+def settings_text(instance: Instance, parameters: RefreshParameters) -> str:
+    """The settings of a packing in a line."""
+    kfac = instance.kfac
     barrier = "" if kfac is None else kfac.step_barrier.value
     inversion = "" if kfac is None else kfac.inversion.value
-    wrap = "wrap" if solution.parameters.wrap else "no wrap"
-    freedom = solution.parameters.freedom.value
+    wrap = "wrap" if parameters.wrap else "no wrap"
+    freedom = parameters.freedom.value
     return f"step barrier {barrier}, {wrap}, inversion {inversion}, pipeline {freedom}"
 
 

@@ -20,6 +20,7 @@ from schedopt.refresh.problem import Packing, Problem, at, problem_of, without_m
 from schedopt.refresh.settings import Minimise
 from schedopt.refresh.unrolling import cycle_of, schedule_of
 from schedopt.solve.loosening import loosened
+from schedopt.solve.refresh_attempts import pack_component, ways_of
 from schedopt.solve.refresh_candidates import MOST_STEPS, Candidate, Candidates
 from schedopt.solve.refresh_known import Known, greedy_packings
 from schedopt.solve.refresh_solution import (
@@ -33,19 +34,6 @@ from schedopt.verify import violations
 _FIRST_PASS_S = 6.0  # per component of a candidate
 _SHARE_OF_MEMORY = 0.25  # of the time limit
 _LOOSENING_S = 3.0  # per component and try
-
-
-# How a component is packed, one way after the other; a way may also prove that there is
-# no packing.
-_WAYS_ALONE: tuple[dict[str, bool], ...] = (
-    {},
-    {"relaxed": True},
-)
-_WAYS: tuple[dict[str, bool], ...] = (
-    {"mirrored": True},
-    {"relaxed": True},
-    {},
-)
 
 
 def solve_frozen(
@@ -155,17 +143,9 @@ class _Search:
     def _pack(
         self, devices: tuple[int, ...], candidate: Candidate, seconds: float
     ) -> PackingResult:
-        """Ways to pack a component, one after the other."""
         problem = self._at(self.free, candidate)
-        result = PackingResult(Outcome.UNKNOWN, None)
-        for way in _WAYS if len(devices) > 1 else _WAYS_ALONE:
-            share = min(seconds / 2, self._left())
-            if share <= 0:
-                break
-            result = pack(problem, devices, self._effort(share), **way)
-            if result.outcome is not Outcome.UNKNOWN:
-                break
-        return result
+        end = self.began + self.parameters.time_limit_s
+        return pack_component(problem, devices, self._effort(seconds), end)
 
     def _with_least_memory(self, candidate: Candidate) -> tuple[Packing, int | None]:
         """A packing of a candidate, with as low a peak as the time allows."""
@@ -189,7 +169,7 @@ class _Search:
     ) -> tuple[Mapping[Op, int] | None, int]:
         """A packing of a component with a lower peak, if found; what none is below."""
         start, bound = None, 0
-        ways = _WAYS if len(known.devices) > 1 else _WAYS_ALONE
+        ways = ways_of(known.devices)
         for way in ways:
             if bound >= peak:
                 break

@@ -15,24 +15,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import takewhile
-from typing import NamedTuple
 
-from schedopt.cpsat import (
-    Effort,
-    Outcome,
-    Sliding,
-    cannot_slide,
-    fits_no_space,
-    pack_reordered,
-    pack_sliding,
-)
-from schedopt.instance import StepBarrier
+from schedopt.cpsat import Effort, Sliding, fits_no_space
 from schedopt.refresh.bounds import STRICT, best_bound, interval_of
 from schedopt.refresh.cycle import Cycle
 from schedopt.refresh.frame import Frame
-from schedopt.refresh.moving import breaks_memory, faults_of
 from schedopt.refresh.moving_bounds import bounds_at_any_times
 from schedopt.refresh.settings import Freedom
+from schedopt.refresh.stretching import ends_together
+from schedopt.solve.refresh_attempts import Packed, attempt
 from schedopt.solve.refresh_candidates import MOST_STEPS, Candidate, Candidates
 from schedopt.solve.refresh_solution import (
     Progress,
@@ -42,16 +33,7 @@ from schedopt.solve.refresh_solution import (
 from schedopt.solve.solution import Status
 
 _FIRST_PASS_S = 10.0  # per candidate
-_SHARE_OF_PROOF = 0.4  # of a candidate's time
 _SHARE_OF_SLIDING = 0.5  # of the time, where the order may change as well
-
-
-class Moved(NamedTuple):
-    """A packing, what the pipeline's ops do in it, and its swaps from the order."""
-
-    cycle: Cycle
-    freedom: Freedom
-    swaps: int
 
 
 def improve_moving(
@@ -78,9 +60,9 @@ class _Search:
         self.parameters = parameters
         self.progress = progress
         self.frozen = frozen
-        self.best: Moved | None = None
+        self.best: Packed | None = None
         if frozen.cycle is not None:
-            self.best = Moved(frozen.cycle, Freedom.FROZEN, 0)
+            self.best = Packed(frozen.cycle, Freedom.FROZEN, 0)
         self.bounds = bounds_at_any_times(frozen.frame, wrap=parameters.wrap)
         self.candidates = _candidates(frozen.frame, parameters, frozen.cycle)
         self.impossible: set[Candidate] = set()  # in the frame's order
@@ -149,48 +131,23 @@ class _Search:
 
     def _found(self, candidate: Candidate, freedom: Freedom, seconds: float) -> bool:
         """Whether a packing of a candidate is found; it is then the best."""
-        if freedom is Freedom.SLIDING:
-            moved = self._slid(candidate, seconds)
-        else:
-            moved = self._reordered(candidate, seconds)
-        if moved is None:
-            return False
-        what = f"interval {candidate.interval}, age {candidate.age}"
-        if not is_valid(moved.cycle):
-            self.progress(f"{what}, {freedom.value}: breaks a memory limit")
-            return False
-        self.best = moved
-        self.progress(f"{what}, {freedom.value}")
-        return True
-
-    def _slid(self, candidate: Candidate, seconds: float) -> Moved | None:
-        """In the frame's own order; or a proof that it allows none."""
-        task = self._task(candidate)
-        if cannot_slide(task, self._effort(_SHARE_OF_PROOF * seconds)):
-            self.impossible.add(candidate)
-            return None
-        result = pack_sliding(task, self._effort((1 - _SHARE_OF_PROOF) * seconds))
-        if result.outcome is Outcome.INFEASIBLE:
-            self.impossible.add(candidate)
-        packing = result.packing
-        return None if packing is None else Moved(packing, Freedom.SLIDING, 0)
-
-    def _reordered(self, candidate: Candidate, seconds: float) -> Moved | None:
-        """In the first other order that allows it."""
-        effort = self._effort(seconds)
-        result = pack_reordered(self._task(candidate), effort, least_swaps=1)
-        packing = result.found.packing
-        if packing is None:
-            return None
-        return Moved(packing, Freedom.REORDERED, result.swaps)
-
-    def _task(self, candidate: Candidate) -> Sliding:
-        return Sliding(
+        task = Sliding(
             frame=self.frame,
             interval=candidate.interval,
             wrap=self.parameters.wrap,
             latest=candidate.latest,
         )
+        found = attempt(freedom, task, self._effort(seconds))
+        what = f"interval {candidate.interval}, age {candidate.age}, {freedom.value}"
+        if found.is_impossible:
+            self.impossible.add(candidate)
+        if found.breaks_memory:
+            self.progress(f"{what}: breaks a memory limit")
+        if found.packed is None:
+            return False
+        self.best = found.packed
+        self.progress(what)
+        return True
 
     def _effort(self, seconds: float) -> Effort:
         return Effort(
@@ -241,14 +198,6 @@ class _Search:
         )
 
 
-def is_valid(cycle: Cycle) -> bool:
-    """Whether a packing found keeps every rule; only memory may be left to break."""
-    if faults := faults_of(cycle):
-        msg = f"a packing breaks a rule, which is a fault of schedopt: {faults[0]}"
-        raise AssertionError(msg)
-    return not breaks_memory(cycle)
-
-
 def _candidates(
     frame: Frame, parameters: RefreshParameters, known: Cycle | None
 ) -> Candidates:
@@ -258,8 +207,7 @@ def _candidates(
     together: then the strict bound holds for the steps up to the last one, even if work
     wraps. Elsewhere a step's ops may move so far that no count of steps says anything.
     """
-    kfac = frame.instance.kfac
-    together = kfac is None or kfac.step_barrier is StepBarrier.EVERYONE
+    together = ends_together(frame)
     least = interval_of(bounds_at_any_times(frame, wrap=parameters.wrap))
     strict = [
         bound
