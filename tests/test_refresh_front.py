@@ -86,7 +86,7 @@ def test_without_gaps_all_work_makes_steps_longer() -> None:
 
 def test_a_longer_step_makes_room_for_an_inversion() -> None:
     """Of 15 ticks, where the gap of device 0 can be 14 ticks long at most."""
-    front = front_of(two_gaps(15), SLIDING, 12)
+    front = front_of(two_gaps(15), SLIDING, 60)
     assert not front.is_complete  # at no interval without longer steps
     best = front.points[-1]
     assert (best.interval, best.step_time, front.shortest) == (2, 35, 34)
@@ -97,10 +97,12 @@ def test_the_last_point_is_what_a_refresh_finds_without_longer_steps() -> None:
     frame = two_gaps(14)
     solution = solve_refresh(
         frame,
-        RefreshParameters(minimise=Minimise.INTERVAL, freedom=SLIDING, workers=1),
+        RefreshParameters(
+            minimise=Minimise.INTERVAL, freedom=SLIDING, time_limit_s=30, workers=1
+        ),
     )
     assert solution.cycle is not None
-    front = front_of(frame, SLIDING, 8)
+    front = front_of(frame, SLIDING, 60)
     assert front.is_complete
     assert front.points[-1].interval == solution.cycle.interval == 3
     assert front.points[-1].step_time == frame.period
@@ -240,7 +242,7 @@ def test_points_keep_memory_limits() -> None:
         )
         for stage in instance.stages
     )
-    free = front_of(frame_under("gpipe", replace(instance, stages=stages)), SLIDING)
+    free = front_of(frame_under("gpipe", replace(instance, stages=stages)), SLIDING, 60)
     peak = free.points[-1].packed.cycle.peak_memory
     assert peak > 2 * 8  # shares of two microbatches wait for a gap
     devices = tuple(replace(d, memory_limit=peak - 1) for d in instance.devices)
@@ -262,7 +264,7 @@ def run(
 
 
 FRONT = ("solve", "gaps.yaml", "--objective", "refresh", "--front", "--workers", "1")
-SLIDES = (*FRONT, "--pipeline", "gpipe", "--freedom", "sliding", "--time-limit", "5")
+SLIDES = (*FRONT, "--pipeline", "gpipe", "--freedom", "sliding", "--time-limit", "60")
 
 
 def test_a_table_of_points_and_the_file_of_one(run: Run) -> None:
