@@ -162,6 +162,20 @@ def test_bounds_agree_with_those_on_the_interval() -> None:
     assert bounds.at(3).ticks == bounds.at(9).ticks == frame.period
 
 
+def test_what_follows_the_data_cannot_be_hidden() -> None:
+    """Device 0's last backward ends the pipeline, at 34; a share and 14 ticks follow.
+
+    In other steps it is busy for 20 ticks, which are 34 + 15 + 20 for two steps.
+    """
+    frame = two_gaps(14)
+    bounds = StepBounds(frame, 34, wrap=False)
+    assert bounds.at(1) == ("data", 34 + 1 + 14)
+    assert bounds.at(2) == ("data", 35)
+    assert StepBounds(frame, 34, wrap=True).at(1).name == "fluid"
+    times = [point.step_time for point in front_of(frame, SLIDING, 60).points]
+    assert times == [49, 35, 34]
+
+
 # -- another model ---------------------------------------------------------------------
 
 

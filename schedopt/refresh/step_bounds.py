@@ -19,11 +19,16 @@ its ops take that end a step.
   work crosses the cycle's end. Let h be the longest path to an op of the device. From h
   to the end of the last step's last op the device runs everything of the cycle. That
   end is e after the pipeline's, and the pipeline's is at least the least e before the
-  cycle's: k busy + work <= k T - least e + e - h. Where collectives take time this
-  bound is left out.
+  cycle's: k busy + work <= k T - least e + e - h.
+* ``data``, in the same setting. The shares of some factors wait for ops of the frame;
+  let r be what the last end of these is not below (``DataTimes``). After it the device
+  runs each factor's last share, if it has them all, and its inversion, which are rest;
+  what ends step 0; and the other steps: r + rest + end + (k - 1) busy <= k T - least e
+  + e.
 
-Inversions that either of two devices may run count for both together, whose bounds are
-then added up.
+Where collectives take time, the last two are left out. Inversions that either of two
+devices may run count for both together in ``fluid`` and ``strict``, whose inequalities
+are then added up, and not at all in ``data``.
 """
 
 from __future__ import annotations
@@ -33,12 +38,14 @@ from typing import NamedTuple
 
 from schedopt.ops import OpKind
 from schedopt.refresh.bounds import FLUID, STRICT
+from schedopt.refresh.data_times import DataTimes
 from schedopt.refresh.frame import END_OF_STEP, Frame
 from schedopt.refresh.moving_bounds import busy_of, groups_of, heads_of, ops_of
 from schedopt.refresh.problem import problem_of
 from schedopt.refresh.stretching import ends_together
 
 PIPELINE = "pipeline"
+DATA = "data"
 
 _COLLECTIVES = (OpKind.REDUCE_GRAD, OpKind.GATHER_GRAD)
 
@@ -74,6 +81,7 @@ class StepBounds:
             min((heads[op] for op in ops_of(frame, d)), default=0) for d in devices
         ]
         self._groups = tuple(groups_of(problem_of(frame, 1, wrap=wrap)))
+        self._after = _after_data(frame, DataTimes(frame, pipeline))
         self._is_strict = not wrap and ends_together(frame) and not is_timed
 
     def at(self, interval: int) -> StepBound:
@@ -103,6 +111,38 @@ class StepBounds:
                     self._heads[d] + self._least_end - self._ends[d] for d in devices
                 )
                 yield StepBound(STRICT, -(-needed // shared))
+        for device, least in self._after if self._is_strict else ():
+            needed = least + (interval - 1) * self._busy[device]
+            needed += self._least_end - self._ends[device]
+            yield StepBound(DATA, -(-needed // interval))
+
+
+def _after_data(frame: Frame, times: DataTimes) -> list[tuple[int, int]]:
+    """Devices, and by when at the earliest they have run what follows some data, ticks.
+
+    Each with what ends step 0, but without other steps.
+    """
+    rest: dict[int, list[tuple[int, int]]] = {}
+    for group in problem_of(frame, 1).classes:
+        if not group.all_copies and len(group.inverting) > 1:
+            continue
+        for one in group.inverting:
+            takes = one.duration
+            if all(share.device == one.device for share in group.shares):
+                takes += min(share.duration for share in group.shares)
+            found = times.of(group), takes * len(group.layers)
+            rest.setdefault(one.device, []).append(found)
+    least = []
+    for device, items in rest.items():
+        end = sum(
+            frame.graph.data[op].duration
+            for op in ops_of(frame, device)
+            if op.kind in END_OF_STEP
+        )
+        for time, _ in items:
+            after = sum(takes for other, takes in items if other >= time)
+            least.append((device, time + end + after))
+    return least
 
 
 def _end_of_step(frame: Frame, device: int, *, is_timed: bool) -> int:

@@ -237,7 +237,8 @@ class _Search:
     def attempts(self) -> Iterator[Callable[[], FrontPoint | None]]:
         """What to do next; what is found changes what follows."""
         for named in self.frames:
-            if named.frame.period == self._shortest:
+            is_open = self.most > self.least  # not yet known to be the least
+            if is_open and named.frame.period == self._shortest:
                 yield partial(self._without_longer_steps, named)
         for seconds, parts, more in _ROUNDS:
             interval = 1
