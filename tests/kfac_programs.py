@@ -21,9 +21,9 @@ from schedopt.instance import (
 )
 from schedopt.ops import Op
 from schedopt.refresh.settings import Minimise
-from schedopt.refresh.unrolling import schedule_of, unrolled_instance
 from schedopt.solve.frames import frame_named
-from schedopt.solve.refresh import RefreshParameters, solve_refresh
+from schedopt.solve.refresh import solve_refresh
+from schedopt.solve.refresh_solution import RefreshParameters
 
 
 def training(  # what the trainings differ in
@@ -92,9 +92,9 @@ def packed(
     parameters = RefreshParameters(
         minimise=Minimise.INTERVAL, wrap=wrap, time_limit_s=seconds, workers=1
     )
-    packing = solve_refresh(frame, parameters).packing
-    assert packing is not None
-    return program_of(unrolled_instance(packing), schedule_of(packing))
+    cycle = solve_refresh(frame, parameters).cycle
+    assert cycle is not None
+    return program_of(cycle.instance(), cycle.schedule)
 
 
 def interval_of(program: Program) -> int:

@@ -21,10 +21,10 @@ from schedopt.ops import Op, OpKind
 from schedopt.refresh.frame import Frame
 from schedopt.refresh.greedy import greedy_of
 from schedopt.refresh.greedy_packing import packing_of
-from schedopt.refresh.measures import first_uses, measures_of
+from schedopt.refresh.measures import Measures, measures_of
 from schedopt.refresh.problem import Packing, problem_of
 from schedopt.refresh.tolerance import _circle, _Wait, tolerance_of
-from schedopt.refresh.unrolling import schedule_of
+from schedopt.refresh.unrolling import cycle_of, schedule_of
 from schedopt.schedule import Schedule
 from schedopt.verify import violations
 from tests.kfac_instances import training
@@ -62,6 +62,10 @@ def tiny(barrier: StepBarrier = StepBarrier.DEVICE, inversion_b: int = 7) -> Fra
         communication=Communication(),
     )
     return frame_under("gpipe", instance)
+
+
+def measured(packing: Packing) -> Measures:
+    return measures_of(cycle_of(packing))
 
 
 def packed(interval: int, frame: Frame | None = None, **start: int) -> Packing:
@@ -102,7 +106,7 @@ SPREAD = {
 
 def test_an_inverse_counts_from_the_first_preconditioning_after_its_end() -> None:
     packing = packed(3, **SPREAD)
-    uses = {str(op): step for op, step in first_uses(packing).items()}
+    uses = {str(op): step for op, step in cycle_of(packing).first_uses.items()}
     # Device 0 preconditions at 20, 42, 64; device 1 at 14, 36, 58, 80.
     assert uses == {
         "0INVERSION0:x.A": 0,
@@ -110,7 +114,7 @@ def test_an_inverse_counts_from_the_first_preconditioning_after_its_end() -> Non
         "1INVERSION0:x.A": 2,
         "1INVERSION0:x.B": 3,
     }
-    measures = measures_of(packing)
+    measures = measured(packing)
     assert [one.first_use for one in measures.devices] == [2, 3]
     # The inverse of step 0's data is used until two steps after its first use.
     assert [one.largest_age for one in measures.devices] == [4, 5]
@@ -121,7 +125,7 @@ def test_an_inverse_that_ends_when_preconditioning_begins_is_used() -> None:
     frame = tiny(StepBarrier.EVERYONE, inversion_b=6)
     # Device 1 preconditions at 20, 42, 64; its inversions end at 42 and 64.
     exact = {"A1": 14, "B1": 16, "IA1": 37, "IB1": 58}
-    uses = first_uses(packed(4, frame, **SPREAD | exact))
+    uses = cycle_of(packed(4, frame, **SPREAD | exact)).first_uses
     assert [uses[Op(OpKind.INVERSION, 1, 0, 0, part)] for part in ("x.A", "x.B")] == [
         1,
         2,
@@ -129,7 +133,7 @@ def test_an_inverse_that_ends_when_preconditioning_begins_is_used() -> None:
 
 
 def test_shares_of_time() -> None:
-    measures = measures_of(packed(3, **SPREAD))
+    measures = measured(packed(3, **SPREAD))
     assert (measures.interval, measures.period, measures.wrap) == (3, 22, False)
     for one in (*measures.devices, measures):
         assert one.fill == Fraction(17, 3 * 10)
@@ -144,26 +148,26 @@ def test_peak_memory_holds_gradients_until_their_curvature() -> None:
     early = {"A0": 4, "IA0": 6, "B0": 26, "IB0": 29}
     # Static: two factors and their inverses, 4. An activation is 8, from F to B's end
     # or curvature A's; output gradients are 2, from B to the end of curvature B.
-    assert measures_of(packed(3, **SPREAD)).devices[0].peak_memory == 4 + 8 + 2
-    assert measures_of(packed(3, **SPREAD | early)).devices[0].peak_memory == 14
+    assert measured(packed(3, **SPREAD)).devices[0].peak_memory == 4 + 8 + 2
+    assert measured(packed(3, **SPREAD | early)).devices[0].peak_memory == 14
     # Where curvature A waits for a later step, its input meets a whole activation.
     late = {"A0": 48, "IA0": 50, "B0": 55, "IB0": 70}
-    assert measures_of(packed(4, **SPREAD | late)).devices[0].peak_memory == 15
+    assert measured(packed(4, **SPREAD | late)).devices[0].peak_memory == 15
 
 
 def test_tolerance_is_that_of_the_fullest_gap() -> None:
     # The longest loads of 10 ticks: 2 + 5 and 7 on device 0, 7 on device 1.
-    assert measures_of(packed(3, **SPREAD)).tolerance == Fraction(10, 7) - 1
+    assert measured(packed(3, **SPREAD)).tolerance == Fraction(10, 7) - 1
     full = SPREAD | {"IB0": 29}  # behind B's share: 3 + 7
-    assert measures_of(packed(3, **full)).tolerance == 0
+    assert measured(packed(3, **full)).tolerance == 0
 
 
 def test_tolerance_counts_all_of_a_gap_and_slack_before_an_op() -> None:
     # Device 1: 2 + 3 + 5 fill the gap from 16.
-    measures = measures_of(packed(3, **SPREAD | {"IA1": 21}))
+    measures = measured(packed(3, **SPREAD | {"IA1": 21}))
     assert measures.tolerance == 0
     # At the end of the gap to 48, it can begin 5 earlier.
-    slack = measures_of(packed(3, **SPREAD | {"IA1": 43}))
+    slack = measured(packed(3, **SPREAD | {"IA1": 43}))
     assert slack.tolerance == Fraction(10, 7) - 1
 
 
@@ -178,7 +182,7 @@ def test_without_inversions_there_is_no_age_and_without_work_no_tolerance() -> N
     frame = tiny()
     stages = tuple(replace(stage, modules=()) for stage in frame.instance.stages)
     bare = replace(frame, instance=replace(frame.instance, stages=stages))
-    measures = measures_of(Packing(problem_of(bare, 2, wrap=False), {}, "nothing"))
+    measures = measured(Packing(problem_of(bare, 2, wrap=False), {}, "nothing"))
     assert measures.largest_age is None
     assert measures.tolerance is None
     assert measures.fill == 0
@@ -201,7 +205,7 @@ def test_published_rows(
     frame = published_frame(*row)
     packing = packing_of(greedy_of(frame)).packing
     assert packing is not None
-    measures = measures_of(packing)
+    measures = measured(packing)
     assert measures.interval == interval
     assert [one.largest_age for one in measures.devices] == ages
     # N (F + B) / (T_pipe + T_prec), and T_kfac / T_bubble over the interval.
@@ -226,7 +230,7 @@ def test_measures_agree_with_each_other_and_with_what_happens() -> None:
         if packing is None:
             continue
         seen += 1
-        measures = measures_of(packing)
+        measures = measured(packing)
         schedule = schedule_of(packing)
         period, interval = measures.period, measures.interval
         for one in measures.devices:
@@ -238,7 +242,7 @@ def test_measures_agree_with_each_other_and_with_what_happens() -> None:
             if one.first_use is not None:
                 assert one.largest_age == one.first_use + interval - 1
         assert measures.tolerance is not None
-        assert measures.tolerance == tolerance_of(packing, schedule)
+        assert measures.tolerance == tolerance_of(cycle_of(packing))
         assert_tolerance(packing, measures.tolerance)
     assert seen >= 8
 

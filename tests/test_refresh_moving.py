@@ -26,8 +26,9 @@ from schedopt.instance import (
 from schedopt.opgraph import Stream, StreamKind
 from schedopt.ops import Op
 from schedopt.refresh.bounds import best_bound, interval_bounds
+from schedopt.refresh.cycle import Cycle
 from schedopt.refresh.frame import END_OF_STEP, Frame
-from schedopt.refresh.moving import MovingPacking, faults_of
+from schedopt.refresh.moving import faults_of
 from schedopt.refresh.moving_bounds import bounds_at_any_times
 from tests.kfac_instances import training
 from tests.refresh_trainings import frame_under, published_frame, random_frame
@@ -143,7 +144,7 @@ def test_reductions_that_take_time_are_refused() -> None:
 # -- what is a fault -------------------------------------------------------------------
 
 
-def found(frame: Frame, interval: int, **setting: object) -> MovingPacking:
+def found(frame: Frame, interval: int, **setting: object) -> Cycle:
     result = pack_sliding(Sliding(frame=frame, interval=interval, **setting), EFFORT)
     assert result.packing is not None
     return result.packing

@@ -22,9 +22,8 @@ from schedopt.instance import Inversion, Kfac, StepBarrier
 from schedopt.ops import Op
 from schedopt.refresh.bounds import best_bound, interval_bounds
 from schedopt.refresh.frame import Frame
-from schedopt.refresh.measures import first_uses
 from schedopt.refresh.problem import Packing, Problem, problem_of, without_memory
-from schedopt.refresh.unrolling import schedule_of
+from schedopt.refresh.unrolling import cycle_of, schedule_of
 from schedopt.verify import violations
 from tests.kfac_instances import MODULES, STAGE, training
 from tests.refresh_interval_model import truth
@@ -201,7 +200,9 @@ def outcomes() -> Counter[tuple[bool, str]]:
         if start is not None:
             assert broken(problem, start) == (), seed
             packing = Packing(problem, start, "counts")
-            assert max(first_uses(packing).values(), default=0) <= one.latest, seed
+            assert (
+                max(cycle_of(packing).first_uses.values(), default=0) <= one.latest
+            ), seed
             assert exists is not False, seed
         if exists is not None:
             is_decided = is_impossible or start is not None

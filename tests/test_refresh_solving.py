@@ -17,14 +17,16 @@ import pytest
 from schedopt.cpsat import Effort, components, pack
 from schedopt.ops import Op
 from schedopt.refresh.frame import Frame
-from schedopt.refresh.measures import first_uses, measures_of
+from schedopt.refresh.measures import measures_of
 from schedopt.refresh.problem import Packing, Problem, problem_of
 from schedopt.refresh.settings import Minimise
-from schedopt.refresh.unrolling import schedule_of
+from schedopt.refresh.unrolling import cycle_of, schedule_of
 from schedopt.solve import refresh_frames
 from schedopt.solve.frames import NamedFrame
-from schedopt.solve.refresh import RefreshParameters, RefreshSolution, solve_refresh
-from schedopt.solve.refresh_known import Candidate, Known, greedy_packings
+from schedopt.solve.refresh import solve_refresh
+from schedopt.solve.refresh_candidates import Candidate
+from schedopt.solve.refresh_known import Known, greedy_packings
+from schedopt.solve.refresh_solution import RefreshParameters, RefreshSolution
 from schedopt.solve.solution import Status
 from schedopt.verify import violations
 from tests.refresh_interval_model import truth
@@ -52,13 +54,13 @@ def solved(
         minimise=minimise, wrap=wrap, time_limit_s=seconds, workers=1
     )
     solution = solve_refresh(frame, parameters)
-    if solution.packing is None:
+    if solution.cycle is None:
         assert solution.status in (Status.INFEASIBLE, Status.UNKNOWN)
         assert solution.reason
         return solution
     assert solution.status in (Status.OPTIMAL, Status.FEASIBLE)
-    assert is_valid(solution.packing)
-    measures = measures_of(solution.packing)
+    assert solution.cycle.broken == ()
+    measures = measures_of(solution.cycle)
     assert solution.least_interval is not None
     assert solution.least_age is not None
     assert solution.least_interval <= measures.interval
@@ -117,12 +119,11 @@ def exists_within(
 def test_what_is_found_exists(wrap: bool, minimise: Minimise) -> None:
     found = 0
     for seed in range(FRAMES):
-        packing = tiny_solved(seed, wrap, minimise).packing
-        if packing is None:
+        cycle = tiny_solved(seed, wrap, minimise).cycle
+        if cycle is None:
             continue
-        latest = max(first_uses(packing).values(), default=0)
-        interval = packing.problem.interval
-        assert exists(tiny(seed), interval, latest, wrap=wrap) is not False, seed
+        latest = cycle.first_use or 0
+        assert exists(tiny(seed), cycle.interval, latest, wrap=wrap) is not False, seed
         found += 1
     assert found >= FRAMES // 2
 
@@ -152,8 +153,8 @@ def test_nothing_is_better_than_an_optimum(wrap: bool, minimise: Minimise) -> No
         statuses[solution.status] += 1
         if solution.status is not Status.OPTIMAL:
             continue
-        assert solution.packing is not None
-        measures = measures_of(solution.packing)
+        assert solution.cycle is not None
+        measures = measures_of(solution.cycle)
         interval, age = measures.interval, measures.largest_age or 0
         latest = age + 1 - interval
         if minimise is Minimise.AGE:
@@ -177,9 +178,9 @@ def test_no_packing_has_less_memory_than_was_proven(wrap: bool) -> None:
     tight = known = 0
     for seed in range(FRAMES):
         solution = tiny_solved(seed, wrap, Minimise.MEMORY)
-        if solution.packing is None or solution.memory_bound is None:
+        if solution.cycle is None or solution.memory_bound is None:
             continue
-        interval = solution.packing.problem.interval
+        interval = solution.cycle.interval
         least = truth(
             tiny(seed),
             interval,
@@ -190,7 +191,7 @@ def test_no_packing_has_less_memory_than_was_proven(wrap: bool) -> None:
         ).peak
         if least is None:
             continue
-        peak = measures_of(solution.packing).peak_memory
+        peak = measures_of(solution.cycle).peak_memory
         assert solution.memory_bound <= least <= peak, seed
         if solution.status is Status.OPTIMAL:
             assert peak == least, seed
@@ -205,10 +206,10 @@ def test_a_memory_limit_is_kept_and_what_it_excludes_is_not_there(wrap: bool) ->
     tried = 0
     for seed in range(FRAMES):
         free = tiny_solved(seed, wrap, Minimise.INTERVAL)
-        if free.packing is None:
+        if free.cycle is None:
             continue
-        limit = measures_of(free.packing).peak_memory - 1
-        if limit < max(frame_peaks(free.packing.problem)):
+        limit = measures_of(free.cycle).peak_memory - 1
+        if limit < max(frame_peaks(problem_of(free.cycle.frame, free.cycle.interval))):
             continue
         tried += 1
         frame = limited(tiny(seed), limit)
@@ -217,8 +218,8 @@ def test_a_memory_limit_is_kept_and_what_it_excludes_is_not_there(wrap: bool) ->
         assert least is not None
         for interval in range(1, min(least, 4)):
             assert not exists_within(frame, interval, wrap=wrap, limit=limit), seed
-        if solution.packing is not None:
-            assert measures_of(solution.packing).peak_memory <= limit, seed
+        if solution.cycle is not None:
+            assert measures_of(solution.cycle).peak_memory <= limit, seed
     assert tried >= 2
 
 
@@ -255,8 +256,8 @@ def test_the_result_is_never_worse_than_the_greedys(
     for seed in range(FRAMES):
         solution = tiny_solved(seed, wrap, minimise)
         for greedy in greedy_packings(tiny(seed), wrap=wrap):
-            assert solution.packing is not None, seed
-            found, theirs = measures_of(solution.packing), measures_of(greedy)
+            assert solution.cycle is not None, seed
+            found, theirs = measures_of(solution.cycle), measures_of(cycle_of(greedy))
             if minimise is Minimise.AGE:
                 assert (found.largest_age or 0) <= (theirs.largest_age or 0), seed
             else:
@@ -276,9 +277,9 @@ def test_without_time_the_result_is_the_greedys(wrap: bool) -> None:
             assert solution.status is not Status.FEASIBLE
             continue
         converted += 1
-        assert solution.packing is not None
+        assert solution.cycle is not None
         least = min(packing.problem.interval for packing in starts)
-        assert solution.packing.problem.interval == least
+        assert solution.cycle.interval == least
     assert converted >= 2
 
 
@@ -286,8 +287,8 @@ def test_a_published_row_is_refreshed_a_step_sooner_than_by_the_greedy() -> None
     frame = published_frame("base", "1f1b", 4, 3)
     # Seconds on a free machine; the limit is for one that is not.
     solution = solved(frame, minimise=Minimise.INTERVAL, seconds=300)
-    assert solution.packing is not None
-    assert solution.packing.problem.interval == solution.least_interval == 3
+    assert solution.cycle is not None
+    assert solution.cycle.interval == solution.least_interval == 3
     assert {one.problem.interval for one in greedy_packings(frame, wrap=False)} == {4}
 
 
@@ -380,6 +381,6 @@ def test_what_is_learnt_is_a_components_own_part() -> None:
     assert {data[op].device for op in start} == {1}
     assert set(start.items()) <= set(packing.start.items())
     assert candidate.interval == packing.problem.interval
-    uses = first_uses(packing)
+    uses = cycle_of(packing).first_uses
     assert candidate.latest == max(uses[op] for op in start if op in uses)
     assert candidate.age == candidate.latest + candidate.interval - 1

@@ -23,7 +23,8 @@ from schedopt.refresh.greedy import greedy_of
 from schedopt.refresh.settings import Minimise
 from schedopt.report.refresh import refresh_document
 from schedopt.solve.frames import frame_named
-from schedopt.solve.refresh import RefreshParameters, solve_refresh
+from schedopt.solve.refresh import solve_refresh
+from schedopt.solve.refresh_solution import RefreshParameters
 
 HERE = Path(__file__).resolve().parent
 INSTANCES = HERE.parent.parent / "instances" / "pipefisher" / "kfac"

@@ -87,6 +87,9 @@ def solve(  # noqa: PLR0913, PLR0917 (one argument per option)
     placement: given.PlacementOption = None,
     runtime: given.RuntimeOption = None,
     minimise: given.MinimiseOption = None,
+    freedom: given.FreedomOption = None,
+    front: given.FrontOption = False,
+    interval: given.IntervalOption = None,
     wrap: given.Wrap = False,
     pipeline: given.PipelineOption = None,
     steps_to_target: given.StepsOption = None,
@@ -99,7 +102,8 @@ def solve(  # noqa: PLR0913, PLR0917 (one argument per option)
     """Find a good schedule and prove how good it is.
 
     With --objective refresh the second-order work of an instance goes into the gaps of
-    a pipeline schedule that stands still.
+    a pipeline schedule, which stands still or, with --freedom, moves. With --front
+    steps may be longer, so that refreshes come more often.
 
     Without -o no file is written, unless the run is interrupted: then the best schedule
     so far goes to NAME.schedule.json in the current folder.
@@ -112,8 +116,19 @@ def solve(  # noqa: PLR0913, PLR0917 (one argument per option)
         reproducible=reproducible,
     )
     limits = Limits(max_ops, max_bytes)
+    asked = refreshing.Asked(
+        minimise=minimise,
+        freedom=freedom,
+        pipeline=pipeline,
+        steps_to_target=steps_to_target,
+        interval=interval,
+        wrap=wrap,
+        front=front,
+    )
     if refreshing.is_asked_for(instance, objective, limits):
-        asked = refreshing.Asked(minimise, pipeline, steps_to_target, wrap=wrap)
+        if asked.conflict:
+            complain(asked.conflict)
+            raise typer.Exit(WRONG_USAGE)
         code = refreshing.refresh(
             instance,
             output,
@@ -124,10 +139,10 @@ def solve(  # noqa: PLR0913, PLR0917 (one argument per option)
             gantt=gantt,
         )
         raise typer.Exit(code)
-    if minimise or pipeline or wrap or steps_to_target:
+    if asked != refreshing.Asked():
         complain(
-            "--minimise, --pipeline, --wrap and --steps-to-target need"
-            " --objective refresh"
+            "--minimise, --freedom, --front, --interval, --pipeline, --wrap and"
+            " --steps-to-target need --objective refresh"
         )
         raise typer.Exit(WRONG_USAGE)
     code = solving.solve(

@@ -13,7 +13,7 @@ import typer
 from schedopt.errors import RuntimeNameError
 from schedopt.formats.limits import Limits
 from schedopt.instance import Objective
-from schedopt.refresh.settings import Minimise
+from schedopt.refresh.settings import Freedom, Minimise
 from schedopt.runtimes import profile_of
 
 # The defaults of SolveParameters, whose module is slow to import; a test compares them.
@@ -109,6 +109,32 @@ MinimiseOption = Annotated[
         "--minimise",
         help="With --objective refresh: the largest age of an inverse at use first, the"
         " interval k first, or peak memory at the least interval.  [default: age]",
+    ),
+]
+FreedomOption = Annotated[
+    Freedom | None,
+    typer.Option(
+        "--freedom",
+        help="With --objective refresh: what the pipeline's forwards and backwards may"
+        " do: keep their times, keep their order, or change it.  [default: frozen]",
+    ),
+]
+FrontOption = Annotated[
+    bool,
+    typer.Option(
+        "--front",
+        help="With --objective refresh: steps may be longer; the shortest step time of"
+        " each refresh interval.",
+    ),
+]
+IntervalOption = Annotated[
+    int | None,
+    typer.Option(
+        "--interval",
+        metavar="K",
+        min=1,
+        help="With --front: the interval whose schedule is written and drawn."
+        "  [default: the one with the shortest steps]",
     ),
 ]
 Wrap = Annotated[

@@ -11,15 +11,15 @@ from schedopt.baselines import BASELINES
 from schedopt.cli.exits import DONE, REFUSED
 from schedopt.cli.output import complain, console, print_json, print_lines
 from schedopt.cli.pictures import print_gantt
-from schedopt.cli.saving import check_writable, save_schedule
+from schedopt.cli.refresh_front import FrontAsked, print_front
+from schedopt.cli.saving import check_writable, save_cycle
 from schedopt.errors import NotApplicableError
 from schedopt.export.stored import schedule_in
 from schedopt.formats import Limits, load_instance, load_schedule
 from schedopt.instance import Instance, Objective
 from schedopt.nearest import did_you_mean
 from schedopt.refresh.greedy import greedy_of
-from schedopt.refresh.settings import Minimise
-from schedopt.refresh.unrolling import schedule_of, unrolled_instance
+from schedopt.refresh.settings import Freedom, Minimise
 from schedopt.report.quantities import seconds_text
 from schedopt.report.refresh import (
     refresh_document,
@@ -34,19 +34,31 @@ from schedopt.solve.frames import (
     shortest_frames,
     time_to_target,
 )
-from schedopt.solve.refresh import RefreshParameters
 from schedopt.solve.refresh_frames import solve_in_frames
+from schedopt.solve.refresh_solution import RefreshParameters
 from schedopt.solve.solution import SolveParameters, Status
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """The options that only a refresh has."""
 
-    minimise: Minimise | None
-    pipeline: str | None
-    steps_to_target: tuple[int, int] | None
-    wrap: bool
+    minimise: Minimise | None = None
+    freedom: Freedom | None = None
+    pipeline: str | None = None
+    steps_to_target: tuple[int, int] | None = None
+    interval: int | None = None
+    wrap: bool = False
+    front: bool = False
+
+    @property
+    def conflict(self) -> str:
+        """Which options do not go together; empty if all do."""
+        if self.front and self.minimise:
+            return "--front has all intervals: --minimise does not go with it"
+        if self.interval is not None and not self.front:
+            return "--interval needs --front"
+        return ""
 
 
 def is_asked_for(path: Path, objective: Objective | None, limits: Limits) -> bool:
@@ -74,18 +86,31 @@ def refresh(
         raise NotApplicableError(msg)
     frames = _frames(path, instance, asked.pipeline, limits)
     progress = _Progress()
-    left_s = parameters.time_limit_s - progress.elapsed()
-    named, solution = solve_in_frames(
-        frames,
-        RefreshParameters(
-            minimise=asked.minimise or Minimise.AGE,
-            wrap=asked.wrap,
-            time_limit_s=left_s,
-            workers=parameters.workers,
-            seed=parameters.seed,
-        ),
-        progress.of,
+    mine = RefreshParameters(
+        minimise=asked.minimise or Minimise.AGE,
+        wrap=asked.wrap,
+        freedom=asked.freedom or Freedom.FROZEN,
+        time_limit_s=parameters.time_limit_s - progress.elapsed(),
+        workers=parameters.workers,
+        seed=parameters.seed,
     )
+    try:
+        if asked.front:
+            front = FrontAsked(
+                interval=asked.interval,
+                steps_to_target=asked.steps_to_target,
+                may_add_own=asked.pipeline is None,
+                output=output,
+                as_json=as_json,
+                gantt=gantt,
+            )
+            return print_front(path, frames, mine, front)
+        named, solution = solve_in_frames(frames, mine, progress.of)
+    except NotApplicableError as error:
+        msg = str(error)
+        raise NotApplicableError(
+            msg if msg.startswith(f"{path}: ") else f"{path}: {msg}"
+        ) from None
     greedy = greedy_of(named.frame)
     target = asked.steps_to_target and time_to_target(named, *asked.steps_to_target)
     if as_json:
@@ -96,17 +121,15 @@ def refresh(
     else:
         lines = refresh_lines(named, solution, greedy)
         print_lines(lines + (target_lines(target, named) if target else []))
-        if solution.packing is not None:
-            print_gantt(schedule_of(solution.packing), wanted=gantt)
-    if solution.packing is None:
+        if solution.cycle is not None:
+            print_gantt(solution.cycle.schedule, wanted=gantt)
+    if solution.cycle is None:
         word = "infeasible" if solution.status is Status.INFEASIBLE else "no result"
         complain(f"{path}: {word}: {solution.reason}")
         return REFUSED
     if output is not None:
-        schedule = schedule_of(solution.packing)
-        unrolled = unrolled_instance(solution.packing)
-        method = f"refresh in {named.name}"
-        save_schedule(output, unrolled, schedule.graph, schedule, method)
+        method = f"refresh in {named.name}, {solution.freedom.value}"
+        save_cycle(output, solution.cycle, method)
     return DONE
 
 

@@ -15,6 +15,7 @@ from schedopt.formats import (
 )
 from schedopt.instance import Instance
 from schedopt.opgraph import OpGraph
+from schedopt.refresh.cycle import Cycle
 from schedopt.schedule import Schedule
 from schedopt.simulate import with_memory_edges
 from schedopt.solve.solution import Solution, Status
@@ -104,6 +105,12 @@ def save_schedule(
         graph=graph,
     )
     _write_verified(path, document)
+
+
+def save_cycle(path: Path, cycle: Cycle, method: str) -> None:
+    """Write two refreshes of a cycle, and all steps that they reach."""
+    schedule = cycle.schedule
+    save_schedule(path, cycle.instance(), schedule.graph, schedule, method)
 
 
 def _write_verified(path: Path, document: dict[str, Any]) -> None:

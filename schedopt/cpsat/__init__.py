@@ -3,7 +3,8 @@
 Reading order: ``rules`` (the problem as one function per rule), ``variables``,
 ``model`` (build, run, read off), ``projection`` (what one device sees), ``members``
 (how the portfolio uses them); ``dive`` (windows as domains); ``modulo`` and ``cycles``
-for the steady state; ``packing`` for a refresh of second-order information.
+for the steady state; ``packing`` for a refresh of second-order information,
+``sliding`` and ``reordering`` where the pipeline's ops move.
 """
 
 from schedopt.cpsat.coarse import exact_scale
@@ -13,7 +14,10 @@ from schedopt.cpsat.ends import two_ends
 from schedopt.cpsat.members import project_bound, prove, solve_graph
 from schedopt.cpsat.model import Effort, Outcome, Result, build_model, run
 from schedopt.cpsat.packing import PackingResult, components, pack
+from schedopt.cpsat.reordering import pack_reordered
 from schedopt.cpsat.rules import OBJECTIVES, PROBLEM, REDUNDANT, SYMMETRY
+from schedopt.cpsat.sliding import Sliding, cannot_slide, fits_no_space, pack_sliding
+from schedopt.cpsat.sliding_counts import require_known
 from schedopt.cpsat.variables import Scope, Variables
 
 __all__ = [
@@ -28,14 +32,20 @@ __all__ = [
     "PackingResult",
     "Result",
     "Scope",
+    "Sliding",
     "Variables",
     "build_model",
+    "cannot_slide",
     "components",
     "dive",
     "exact_scale",
+    "fits_no_space",
     "pack",
+    "pack_reordered",
+    "pack_sliding",
     "project_bound",
     "prove",
+    "require_known",
     "run",
     "search_cycles",
     "solve_graph",

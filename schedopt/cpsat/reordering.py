@@ -46,14 +46,21 @@ class ReorderingResult:
     fitting: int
 
 
-def pack_reordered(task: Sliding, effort: Effort) -> ReorderingResult:
-    """Pack the work of all devices, in the first order for which that is found."""
+def pack_reordered(
+    task: Sliding, effort: Effort, *, least_swaps: int = 0
+) -> ReorderingResult:
+    """Pack the work of all devices, in the first order for which that is found.
+
+    Orders with less than ``least_swaps`` are left out, as those of another run.
+    """
     end = time.monotonic() + effort.time_limit_s
     tried = fitting = 0
     for sequences, swaps in _orders(task.frame):
         left = end - time.monotonic()
         if left <= 0:
             break
+        if swaps < least_swaps:
+            continue
         one = replace(task, sequences=sequences if swaps else None)
         tried += 1
         if not loads_fit(one, replace(effort, time_limit_s=min(_LOADS_S, left))):

@@ -21,8 +21,8 @@ from schedopt.cpsat.sliding_layout import steps_of, with_syncs, work_of
 from schedopt.cpsat.sliding_rules import add_rules
 from schedopt.cpsat.sliding_times import Sequences, Steps, Windows, sequences_of
 from schedopt.ops import Op
+from schedopt.refresh.cycle import Cycle
 from schedopt.refresh.frame import Frame
-from schedopt.refresh.moving import MovingPacking
 from schedopt.refresh.problem import Problem, problem_of, without_memory
 
 _FINER = {
@@ -41,7 +41,7 @@ class SlidingResult:
     """
 
     outcome: Outcome
-    packing: MovingPacking | None = None
+    packing: Cycle | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +120,35 @@ def cannot_slide(task: Sliding, effort: Effort) -> bool:
     return False
 
 
+def fits_no_space(task: Sliding) -> str:
+    """Why no interval allows a packing in this order; empty if that is not known.
+
+    An op of a refresh is not interrupted, and takes one of the spaces that its device
+    has between neighbours.
+    """
+    windows, problem = task.windows(), task.problem()
+    if windows.are_empty:
+        return "the order makes a step longer"
+    devices = range(len(task.frame.instance.devices))
+    longest = [windows.longest_space(device) for device in devices]
+    needed = [0] * len(longest)
+    for group in problem.classes:
+        own = [(share.device, share.duration) for share in group.shares]
+        fits = [one for one in group.inverting if one.duration <= longest[one.device]]
+        if group.all_copies or not fits:
+            own += [(one.device, one.duration) for one in group.inverting]
+        for device, duration in own:
+            needed[device] = max(needed[device], duration)
+    units = task.frame.graph.units
+    for device, (least, space) in enumerate(zip(needed, longest, strict=True)):
+        if least > space:
+            return (
+                f"device {device} has at no times a gap of {units.time_of(least)}"
+                f" {units.time}, which some op of its second-order work takes"
+            )
+    return ""
+
+
 def loads_fit(task: Sliding, effort: Effort) -> bool:
     """Whether times exist for which every device's spaces hold its items.
 
@@ -158,7 +187,7 @@ class _Search:
             else components(self.problem)
         )
 
-    def packing(self) -> MovingPacking | None:
+    def packing(self) -> Cycle | None:
         """The first packing found."""
         for steps, details in self._times():
             start: dict[Op, int] = {}
@@ -173,9 +202,7 @@ class _Search:
             if not failed:
                 counts = Counts(self.problem, self.windows, {}, twin=self.twin)
                 start = with_syncs(counts, start)
-                return MovingPacking(
-                    self.task.frame, self.task.wrap, tuple(steps), start
-                )
+                return Cycle(self.task.frame, self.task.wrap, tuple(steps), start)
             for device in failed:
                 details[device] = _FINER[details[device]]
         return None

@@ -111,6 +111,19 @@ def mirror_of(frame: Frame) -> Mapping[Op, Op]:
     return found
 
 
+def require_known(problem: Problem) -> None:
+    """Refuse what is not modelled where the pipeline's ops move.
+
+    Raises
+    ------
+    NotApplicableError
+        If reductions of factors take time.
+    """
+    if any(group.sync for group in problem.classes):
+        msg = "sliding does not know reductions of factors that take time"
+        raise NotApplicableError(msg)
+
+
 class Counts:
     """The variables: times, and counts per class and bin; no rules of packing yet.
 
@@ -128,9 +141,7 @@ class Counts:
         steps: Steps | None = None,
         relaxed: bool = False,
     ) -> None:
-        if any(group.sync for group in problem.classes):
-            msg = "sliding does not know reductions of factors that take time"
-            raise NotApplicableError(msg)
+        require_known(problem)
         self.problem = problem
         self.details = details
         self.relaxed = relaxed

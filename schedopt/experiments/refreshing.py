@@ -13,11 +13,10 @@ from schedopt.experiments.spec_model import SHORTEST
 from schedopt.instance import Instance, Objective
 from schedopt.refresh.greedy import greedy_of
 from schedopt.refresh.settings import Minimise
-from schedopt.refresh.unrolling import schedule_of, unrolled_instance
 from schedopt.report.refresh import refresh_document
 from schedopt.solve.frames import NamedFrame, frame_named, shortest_frames
-from schedopt.solve.refresh import RefreshParameters
 from schedopt.solve.refresh_frames import solve_in_frames
+from schedopt.solve.refresh_solution import RefreshParameters
 from schedopt.solve.solution import SolveParameters
 
 
@@ -50,12 +49,12 @@ def refresh(
         ),
     )
     told = refresh_document(named, solution, greedy_of(named.frame))
-    packing = solution.packing
-    schedule = None if packing is None else schedule_of(packing)
+    cycle = solution.cycle
+    schedule = None if cycle is None else cycle.schedule
     return Outcome(
         status=RunStatus(solution.status.value),
         objective=Objective.REFRESH,
-        problem=instance if packing is None else unrolled_instance(packing),
+        problem=instance if cycle is None else cycle.instance(),
         form=str(form_of(instance)),
         graph=None if schedule is None else schedule.graph,
         schedule=schedule,

@@ -105,6 +105,12 @@ def best_bound(bounds: Iterable[IntervalBound]) -> IntervalBound | None:
     return max(bounds, key=_strength, default=None)
 
 
+def interval_of(bounds: Iterable[IntervalBound]) -> int:
+    """The strongest bound's interval; 1 where none says anything."""
+    best = best_bound(bounds)
+    return 1 if best is None or best.interval is None else best.interval
+
+
 class _Item(NamedTuple):
     """A share or an inversion, ticks."""
 

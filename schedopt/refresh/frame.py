@@ -83,6 +83,15 @@ class Frame:
         """Each device's idle time in a period, ticks."""
         return tuple(sum(gap.length for gap in gaps) for gaps in self.gaps)
 
+    @property
+    def has_gaps_at_its_end(self) -> bool:
+        """Whether a gap lies between a device's preconditioning and the step's end."""
+        return any(
+            gap.end > self.preconditioning(gap.device)
+            for gaps in self.gaps
+            for gap in gaps
+        )
+
     def preconditioning(self, device: int) -> int:
         """When a device first preconditions in a step, ticks from the step's start."""
         return min(

@@ -1,4 +1,4 @@
-"""What a packing is worth: age, memory, how full, how tight.
+"""What a cycle is worth: age, memory, how full, how tight.
 
 Everything is of the steady state, in which every ``interval`` steps are like the ones
 before. Shares of time are exact fractions.
@@ -6,22 +6,19 @@ before. Shares of time are exact fractions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from schedopt.opgraph import OpGraph, Stream, StreamKind
-from schedopt.ops import Op, OpKind
+from schedopt.opgraph import Stream, StreamKind
+from schedopt.refresh.cycle import Cycle
 from schedopt.refresh.frame import END_OF_STEP
-from schedopt.refresh.problem import Packing
 from schedopt.refresh.tolerance import tolerance_of
-from schedopt.refresh.unrolling import schedule_of
-from schedopt.schedule import Schedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceMeasures:
-    """A packing on one device.
+    """A cycle on one device.
 
     Attributes
     ----------
@@ -68,7 +65,7 @@ class DeviceMeasures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measures:
-    """A packing on all devices.
+    """A cycle on all devices.
 
     Ages and memory are the largest of any device, shares the means of all.
 
@@ -97,61 +94,37 @@ class Measures:
     devices: tuple[DeviceMeasures, ...]
 
 
-def measures_of(packing: Packing) -> Measures:
-    """Everything that is known of a valid packing."""
-    problem = packing.problem
-    schedule = schedule_of(packing)
-    devices = range(len(problem.frame.graph.devices))
-    measured = tuple(_of_device(packing, schedule, device) for device in devices)
+def measures_of(cycle: Cycle) -> Measures:
+    """Everything that is known of a valid cycle."""
+    devices = range(len(cycle.frame.graph.devices))
+    measured = tuple(_of_device(cycle, device) for device in devices)
     idle = sum(one.idle for one in measured)
     work = sum(one.work for one in measured)
     return Measures(
-        interval=problem.interval,
-        period=problem.frame.period,
-        wrap=problem.wrap,
-        first_use=_largest(one.first_use for one in measured),
-        largest_age=_largest(one.largest_age for one in measured),
+        interval=cycle.interval,
+        period=cycle.frame.period,
+        wrap=cycle.wrap,
+        first_use=cycle.first_use,
+        largest_age=cycle.largest_age,
         peak_memory=max(one.peak_memory for one in measured),
-        fill=_fill(work, idle, problem.interval),
+        fill=_fill(work, idle, cycle.interval),
         pipeline_share=_mean([one.pipeline_share for one in measured]),
         compute_share=_mean([one.compute_share for one in measured]),
         busy_share=_mean([one.busy_share for one in measured]),
-        tolerance=tolerance_of(packing, schedule),
+        tolerance=tolerance_of(cycle),
         devices=measured,
     )
 
 
-def first_uses(packing: Packing) -> dict[Op, int]:
-    """For each inversion the first step whose preconditioning uses its inverse."""
-    frame = packing.problem.frame
-    found = {}
-    for op, duration in _inversions(packing):
-        use = frame.start[Op(OpKind.PRECONDITION, op.stage, op.microbatch)]
-        missing = packing.start[op] + duration - use
-        found[op] = max(0, -(-missing // frame.period))
-    return found
-
-
-def _inversions(packing: Packing) -> Iterator[tuple[Op, int]]:
-    """The inversions of a packing, each with its duration."""
-    for group in packing.problem.classes:
-        for layer in group.layers:
-            for one in group.inverting:
-                op = group.inversion_op(layer, one.copy)
-                if op in packing.start:
-                    yield op, one.duration
-
-
-def _of_device(packing: Packing, schedule: Schedule, device: int) -> DeviceMeasures:
-    problem = packing.problem
-    frame, interval = problem.frame, problem.interval
-    data = schedule.graph.data
+def _of_device(cycle: Cycle, device: int) -> DeviceMeasures:
+    frame, interval = cycle.frame, cycle.interval
+    data = cycle.schedule.graph.data
     first_use = _largest(
-        use for op, use in first_uses(packing).items() if data[op].device == device
+        use for op, use in cycle.first_uses.items() if data[op].device == device
     )
     work = sum(
         data[op].duration
-        for op in packing.start
+        for op in cycle.start
         if op.kind.is_compute and data[op].device == device
     )
     pipeline = sum(
@@ -161,42 +134,39 @@ def _of_device(packing: Packing, schedule: Schedule, device: int) -> DeviceMeasu
         and op.kind not in END_OF_STEP
         and data[op].device == device
     )
-    cycle = interval * frame.period
-    busy = _busy(packing, schedule.graph, device)
     return DeviceMeasures(
         device=device,
         first_use=first_use,
         largest_age=None if first_use is None else first_use + interval - 1,
-        peak_memory=schedule.peak_memory[device],
+        peak_memory=cycle.schedule.peak_memory[device],
         work=work,
         idle=frame.idle[device],
         fill=_fill(work, frame.idle[device], interval),
         pipeline_share=Fraction(pipeline, frame.period),
-        compute_share=Fraction(pipeline * interval + work, cycle),
-        busy_share=Fraction(busy, cycle),
+        compute_share=Fraction(pipeline * interval + work, cycle.length),
+        busy_share=Fraction(_busy(cycle, device), cycle.length),
     )
 
 
-def _busy(packing: Packing, graph: OpGraph, device: int) -> int:
+def _busy(cycle: Cycle, device: int) -> int:
     """How long a device's compute or collective stream is held in a cycle, ticks."""
-    frame, interval = packing.problem.frame, packing.problem.interval
-    cycle = interval * frame.period
+    data = cycle.schedule.graph.data
     kinds = (StreamKind.COMPUTE, StreamKind.COLLECTIVE)
     streams = {Stream(kind, device) for kind in kinds}
     starts = [
-        *packing.start.items(),
+        *cycle.start.items(),
         *(
-            (op, time + step * frame.period)
-            for step in range(interval)
-            for op, time in frame.start.items()
+            (op, time + step * cycle.frame.period)
+            for step, times in enumerate(cycle.steps)
+            for op, time in times.items()
         ),
     ]
     spans = []
     for op, time in starts:
-        if streams.intersection(graph.data[op].streams):
-            begin = time % cycle
-            end = begin + graph.data[op].duration
-            spans += [(begin, min(end, cycle)), (0, max(end - cycle, 0))]
+        if streams.intersection(data[op].streams):
+            begin = time % cycle.length
+            end = begin + data[op].duration
+            spans += [(begin, min(end, cycle.length)), (0, max(end - cycle.length, 0))]
     busy = last = 0
     for begin, end in sorted(spans):
         busy += max(0, end - max(begin, last))

@@ -26,21 +26,20 @@ from collections.abc import Iterator
 
 import networkx as nx
 
-from schedopt.instance import StepBarrier
 from schedopt.ops import Op
 from schedopt.refresh.bounds import FLUID, STRICT, IntervalBound
 from schedopt.refresh.frame import END_OF_STEP, Frame
 from schedopt.refresh.problem import Problem, problem_of
+from schedopt.refresh.stretching import ends_together
 
 
 def bounds_at_any_times(frame: Frame, *, wrap: bool) -> tuple[IntervalBound, ...]:
     """The bounds of each device, then those of devices that share inversions."""
     problem = problem_of(frame, 1, wrap=wrap)
-    kfac = frame.instance.kfac
-    is_strict = not wrap and (kfac is None or kfac.step_barrier is StepBarrier.EVERYONE)
+    is_strict = not wrap and ends_together(frame)
     found = []
-    for devices, work in _groups(problem):
-        each = sum(frame.period - _busy(frame, device) for device in devices)
+    for devices, work in groups_of(problem):
+        each = sum(frame.period - busy_of(frame, device) for device in devices)
         found.append(_bound(FLUID, devices, work, each, each))
         if is_strict:
             first = sum(_first(frame, device) for device in devices)
@@ -68,7 +67,7 @@ def _bound(
     )
 
 
-def _groups(problem: Problem) -> Iterator[tuple[tuple[int, ...], int]]:
+def groups_of(problem: Problem) -> Iterator[tuple[tuple[int, ...], int]]:
     """Single devices with their own work; those that share some, with all of it."""
     shared: dict[tuple[int, ...], int] = {}
     for group in problem.classes:
@@ -83,25 +82,26 @@ def _groups(problem: Problem) -> Iterator[tuple[tuple[int, ...], int]]:
         yield devices, work + sum(problem.work[device] for device in devices)
 
 
-def _busy(frame: Frame, device: int) -> int:
-    return sum(frame.graph.data[op].duration for op in _ops(frame, device))
+def busy_of(frame: Frame, device: int) -> int:
+    """What the frame's ops of a step take on a device, ticks."""
+    return sum(frame.graph.data[op].duration for op in ops_of(frame, device))
 
 
 def _first(frame: Frame, device: int) -> int:
     """What a cycle of one step leaves for work; see the module's docstring."""
-    ops = _ops(frame, device)
+    ops = ops_of(frame, device)
     if not ops:
         return frame.period
-    heads = _heads(frame)
+    heads = heads_of(frame)
     last = max(
         (op for op in ops if op.kind in END_OF_STEP),
         key=lambda op: (frame.start[op], frame.end(op), op),
     )
     end = frame.start[last] - min(heads[op] for op in ops)
-    return end - _busy(frame, device) + frame.graph.data[last].duration
+    return end - busy_of(frame, device) + frame.graph.data[last].duration
 
 
-def _ops(frame: Frame, device: int) -> list[Op]:
+def ops_of(frame: Frame, device: int) -> list[Op]:
     """The frame's ops on a device's compute stream."""
     data = frame.graph.data
     return [
@@ -109,7 +109,7 @@ def _ops(frame: Frame, device: int) -> list[Op]:
     ]
 
 
-def _heads(frame: Frame) -> dict[Op, int]:
+def heads_of(frame: Frame) -> dict[Op, int]:
     """The longest path to each op's start, over precedences."""
     graph = frame.graph
     heads: dict[Op, int] = {}

@@ -16,3 +16,21 @@ class Minimise(StrEnum):
     AGE = "age"
     INTERVAL = "k"
     MEMORY = "memory"
+
+
+class Freedom(StrEnum):
+    """What the forwards and backwards of a frame may do, from little to much.
+
+    ``frozen``: they keep their times. ``sliding``: they keep their order, and their
+    times may differ from step to step. ``reordered``: their order may change too.
+    """
+
+    FROZEN = "frozen"
+    SLIDING = "sliding"
+    REORDERED = "reordered"
+
+    @property
+    def up_to(self) -> tuple[Freedom, ...]:
+        """Those that allow no more than this one, least first."""
+        freedoms = tuple(Freedom)
+        return freedoms[: freedoms.index(self) + 1]

@@ -1,11 +1,11 @@
 """How much longer the work of a refresh may take until its packing no longer fits.
 
 All durations of a refresh's ops (curvature, syncs, inversions) grow by one factor; the
-frame stays. Every op stays in its gap, and the ops of a gap in their order; what may
-change are start times. The greatest factor is exact, and found as follows.
+steps of the cycle stay. Every op stays in its gap, and the ops of a gap in their order;
+what may change are start times. The greatest factor is exact, and found as follows.
 
 For a factor the earliest starts are longest paths from the begins of gaps and from the
-data of the frame, over the order within gaps, the precedences and, since cycles repeat,
+data of the steps, over the order within gaps, the precedences and, since cycles repeat,
 the same across cycles. A path costs a constant plus factor x durations; it fits if it
 ends by the end of the last op's gap, so every path gives a greatest factor. Begin with
 a factor that is too great, and go down to what the worst path found allows until no
@@ -23,17 +23,16 @@ from typing import NamedTuple
 
 from schedopt.opgraph import Stream
 from schedopt.ops import Op
-from schedopt.refresh.problem import Packing
-from schedopt.schedule import Schedule
+from schedopt.refresh.cycle import Cycle
 
 
-def tolerance_of(packing: Packing, schedule: Schedule) -> Fraction | None:
-    """By how much a valid packing's work may grow: 1/10 is by 10 %.
+def tolerance_of(cycle: Cycle) -> Fraction | None:
+    """By how much a valid cycle's second-order work may grow: 1/10 is by 10 %.
 
-    ``schedule`` is ``schedule_of(packing)``. None where there is no work. Ages and
-    memory may change before the packing no longer fits.
+    None where there is no work. Ages and memory may change before the packing no longer
+    fits.
     """
-    waits = _Waits(packing, schedule)
+    waits = _Waits(cycle)
     factor = min(
         (
             Fraction(waits.latest[op] - waits.earliest[op], duration)
@@ -69,16 +68,14 @@ class _Place(NamedTuple):
 class _Waits:
     """What every op of a refresh waits for, and when it must have ended, ticks.
 
-    ``earliest`` starts and ``latest`` ends are what the frame alone allows.
+    ``earliest`` starts and ``latest`` ends are what the steps alone allow.
     """
 
-    def __init__(self, packing: Packing, schedule: Schedule) -> None:
-        self._start = packing.start
-        self._cycle = packing.problem.interval * packing.problem.frame.period
-        self._packing = packing
-        self._schedule = schedule
-        data = schedule.graph.data
-        self.duration = {op: data[op].duration for op in packing.start}
+    def __init__(self, cycle: Cycle) -> None:
+        self._cycle = cycle
+        self._start = cycle.start
+        data = cycle.schedule.graph.data
+        self.duration = {op: data[op].duration for op in cycle.start}
         self.earliest: dict[Op, int] = {}
         self.latest: dict[Op, int] = {}
         places = list(self._places())
@@ -127,24 +124,27 @@ class _Waits:
         return Fraction(self.latest[op] - self.earliest[first] - lags, work)
 
     def _places(self) -> Iterator[_Place]:
-        """Where every op stands on each of its streams, between ops of the frame.
+        """Where every op stands on each of its streams, between ops of the steps.
 
         Every stream that they use has some: forwards, or reductions of gradients.
         """
-        frame = self._packing.problem.frame
+        length, period = self._cycle.length, self._cycle.frame.period
+        data = self._cycle.schedule.graph.data
         busy: dict[Stream, list[tuple[int, int]]] = {}
-        for op, time in frame.start.items():
-            for stream in frame.graph.data[op].streams:
-                busy.setdefault(stream, []).append((time, frame.end(op)))
+        for step, times in enumerate(self._cycle.steps):
+            for op, time in times.items():
+                begin = time + step * period
+                for stream in data[op].streams:
+                    end = begin + data[op].duration
+                    busy.setdefault(stream, []).append((begin, end))
         for op, start in self._start.items():
             end = start + self.duration[op]
-            for stream in self._schedule.graph.data[op].streams:
+            for stream in data[op].streams:
                 begins = [
-                    over + (start - over) // frame.period * frame.period
-                    for _, over in busy[stream]
+                    over + (start - over) // length * length for _, over in busy[stream]
                 ]
                 ends = [
-                    next_ - (next_ - end) // frame.period * frame.period
+                    next_ - (next_ - end) // length * length
                     for next_, _ in busy[stream]
                 ]
                 yield _Place(op, stream, max(begins), min(ends))
@@ -153,7 +153,8 @@ class _Waits:
         """The order within gaps; those of equal steps of different cycles are one."""
         gaps: dict[tuple[Stream, int], list[_Place]] = {}
         for place in places:
-            gaps.setdefault((place.stream, place.begin % self._cycle), []).append(place)
+            same = (place.stream, place.begin % self._cycle.length)
+            gaps.setdefault(same, []).append(place)
         for gap in gaps.values():
             gap.sort(
                 key=lambda p: (
@@ -167,19 +168,19 @@ class _Waits:
                 yield _Wait(one.op, other.op, other.begin - one.begin)
 
     def _precedences(self) -> Iterator[_Wait]:
-        """Those of a refresh and to the next one; of the frame, as times."""
-        interval = self._packing.problem.interval
-        known = self._schedule.start
-        for before, after, lag in self._schedule.graph.edges:
+        """Those of a refresh and to the next one; of the steps, as times."""
+        schedule = self._cycle.schedule
+        known = schedule.start
+        for before, after, lag in schedule.graph.edges:
             if before not in known or after not in known:
                 continue
-            next_one = after._replace(step=after.step - interval)
+            next_one = after._replace(step=after.step - self._cycle.interval)
             if before in self._start and after in self._start:
                 yield _Wait(before, after, lag)
             elif before in self._start and next_one in self._start:
-                yield _Wait(before, next_one, lag - self._cycle)
+                yield _Wait(before, next_one, lag - self._cycle.length)
             elif after in self._start:
-                time = self._schedule.end(before) + lag
+                time = schedule.end(before) + lag
                 self.earliest[after] = max(time, self.earliest[after])
             elif before in self._start:
                 time = known[after] - lag

@@ -5,10 +5,12 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
+from schedopt.instance import Instance
 from schedopt.opgraph import Units
 from schedopt.refresh.exposed import exposed_of
 from schedopt.refresh.greedy import Greedy
 from schedopt.refresh.measures import Measures, measures_of
+from schedopt.refresh.settings import Freedom
 from schedopt.report.quantities import (
     count_text,
     memory_text,
@@ -17,7 +19,7 @@ from schedopt.report.quantities import (
     time_text,
 )
 from schedopt.solve.frames import NamedFrame, TimeToTarget
-from schedopt.solve.refresh import RefreshSolution
+from schedopt.solve.refresh_solution import RefreshParameters, RefreshSolution
 from schedopt.solve.solution import Status
 
 Lines = list[tuple[str, str]]
@@ -38,23 +40,39 @@ def refresh_lines(
             f"{time_text(frame.period, units)} with preconditioning; where a step's"
             f" second-order work is exposed {time_text(exposed.refreshing, units)}",
         ),
-        ("settings", _settings(solution)),
+        ("settings", settings_text(frame.instance, solution.parameters)),
     ]
-    if solution.packing is None:
+    if solution.cycle is None:
         lines.append(("refresh", solution.reason))
     else:
-        lines += _found(solution, measures_of(solution.packing), units)
+        if solution.parameters.freedom is not Freedom.FROZEN:
+            lines.append(("freedom needed", _needed(solution, named)))
+        lines += _found(solution, measures_of(solution.cycle), units)
     lines.append(("greedy rule", _greedy_text(greedy)))
     lines.append(("solved in", seconds_text(solution.wall_seconds)))
     return lines
 
 
-def _settings(solution: RefreshSolution) -> str:
-    kfac = solution.frame.instance.kfac
+def settings_text(instance: Instance, parameters: RefreshParameters) -> str:
+    """The settings of a packing in a line."""
+    kfac = instance.kfac
     barrier = "" if kfac is None else kfac.step_barrier.value
     inversion = "" if kfac is None else kfac.inversion.value
-    wrap = "wrap" if solution.parameters.wrap else "no wrap"
-    return f"step barrier {barrier}, {wrap}, inversion {inversion}, pipeline frozen"
+    wrap = "wrap" if parameters.wrap else "no wrap"
+    freedom = parameters.freedom.value
+    return f"step barrier {barrier}, {wrap}, inversion {inversion}, pipeline {freedom}"
+
+
+def _needed(solution: RefreshSolution, named: NamedFrame) -> str:
+    """What the pipeline's ops do, in the words of the glossary."""
+    match solution.freedom:
+        case Freedom.FROZEN:
+            return f"{solution.freedom.value}: the times of {named.name}"
+        case Freedom.SLIDING:
+            return f"{solution.freedom.value}: the order of {named.name}, other times"
+        case Freedom.REORDERED:
+            swaps = count_text(solution.swaps, "swap")
+            return f"{solution.freedom.value}: {swaps} from the order of {named.name}"
 
 
 def _found(solution: RefreshSolution, measures: Measures, units: Units) -> Lines:
@@ -143,6 +161,7 @@ def refresh_document(
         "step_barrier": None if kfac is None else kfac.step_barrier.value,
         "inversion": None if kfac is None else kfac.inversion.value,
         "wrap": solution.parameters.wrap,
+        "freedom": solution.parameters.freedom.value,
         "minimise": solution.parameters.minimise.value,
         "status": solution.status.value,
         "reason": solution.reason,
@@ -153,8 +172,12 @@ def refresh_document(
         "greedy_intervals": [device.interval for device in greedy.devices],
         "wall_seconds": solution.wall_seconds,
     }
-    if solution.packing is not None:
-        document |= _measures(measures_of(solution.packing), units)
+    if solution.cycle is not None:
+        document |= {
+            "freedom_needed": solution.freedom.value,
+            "swaps": solution.swaps,
+        }
+        document |= _measures(measures_of(solution.cycle), units)
         memory = solution.memory_bound
         document["peak_memory_lower_bound"] = (
             None if memory is None else units.memory_of(memory)

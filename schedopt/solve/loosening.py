@@ -14,7 +14,7 @@ from fractions import Fraction
 from schedopt.ops import Op
 from schedopt.refresh.problem import FactorClass, Packing, Problem
 from schedopt.refresh.tolerance import tolerance_of
-from schedopt.refresh.unrolling import schedule_of
+from schedopt.refresh.unrolling import cycle_of
 
 Pack = Callable[[Problem, tuple[int, ...]], Mapping[Op, int] | None]
 """Starts of a component's ops, if some are found in the time that there is."""
@@ -30,11 +30,11 @@ def loosened(
 ) -> Packing:
     """The packing that tolerates most among those found; at worst the one given."""
     problem = packing.problem
-    schedule = schedule_of(packing)
-    tolerance = tolerance_of(packing, schedule)
+    cycle = cycle_of(packing)
+    tolerance = tolerance_of(cycle)
     if tolerance is None:
         return packing
-    peak = max(schedule.peak_memory)
+    peak = cycle.peak_memory
     capped = replace(
         problem,
         memory=tuple(
@@ -54,7 +54,7 @@ def loosened(
             high = middle
             continue
         candidate = Packing(problem, found, packing.method)
-        reached = tolerance_of(candidate, schedule_of(candidate))
+        reached = tolerance_of(cycle_of(candidate))
         if reached is not None and reached > tolerance:
             best, tolerance = candidate, reached
         low = max(middle, tolerance)

@@ -1,108 +1,28 @@
 """The objective ``refresh``: second-order work in the gaps of a pipeline's schedule.
 
-A candidate is an interval and the last step in which an inverse may be used for the
-first time. Both only relax what a packing must do, so candidates are tried from the
-best on, each component of devices by itself; what is found out about one of them holds
-for all that are easier, or harder. The first pass is short; what it left undecided
-gets the rest of the time, best first; the last share of it goes to memory.
+First the pipeline stands still (``refresh_frozen``). What that finds is also a packing
+of a pipeline that may move, which gets most of the time if it is asked for
+(``refresh_moving``).
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from itertools import takewhile
-from math import inf
+from dataclasses import replace
 
-from schedopt.cpsat import Effort, Outcome, PackingResult, components, pack
-from schedopt.ops import Op
-from schedopt.refresh.bounds import IntervalBound, best_bound, interval_bounds
+from schedopt.cpsat import require_known
+from schedopt.errors import NotApplicableError
 from schedopt.refresh.frame import Frame
-from schedopt.refresh.problem import Packing, Problem, at, problem_of, without_memory
-from schedopt.refresh.settings import Minimise
-from schedopt.refresh.unrolling import schedule_of
-from schedopt.solve.loosening import loosened
-from schedopt.solve.refresh_known import Candidate, Known, greedy_packings, why_none
-from schedopt.solve.solution import Status
-from schedopt.verify import violations
-
-_FIRST_PASS_S = 12.0  # per component of a candidate
-_SHARE_OF_MEMORY = 0.25  # of the time limit
-_LEAST_MEMORY_S = 1.0  # for all components together, though no time be left
-_LOOSENING_S = 3.0  # per component and try
-_MOST_STEPS = 64  # an interval beyond this is no refresh any more
-
-
-# How a component is packed, one way after the other; a way may also prove that there is
-# no packing.
-_WAYS: tuple[dict[str, bool], ...] = (
-    {"outlined": True, "relaxed": True},
-    {"outlined": True},
-    {},
-    {"relaxed": True},
+from schedopt.refresh.problem import problem_of
+from schedopt.refresh.settings import Freedom, Minimise
+from schedopt.solve.refresh_frozen import solve_frozen
+from schedopt.solve.refresh_moving import improve_moving
+from schedopt.solve.refresh_solution import (
+    Progress,
+    RefreshParameters,
+    RefreshSolution,
 )
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RefreshParameters:
-    """How to solve.
-
-    ``wrap`` lets work run in the next cycle's gaps. ``workers`` are CP-SAT's threads.
-    """
-
-    minimise: Minimise = Minimise.AGE
-    wrap: bool = False
-    time_limit_s: float = 60.0
-    workers: int = 2
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RefreshSolution:
-    """The best packing into a frame, and what no packing into it can beat.
-
-    ``least_interval`` and ``least_age`` are proven; None means that no packing exists
-    at any interval, of which ``reason`` tells why. ``bound`` is the strongest counting
-    bound on the interval. ``memory_bound`` holds for the packing's interval and age.
-    """
-
-    frame: Frame
-    parameters: RefreshParameters
-    status: Status
-    packing: Packing | None
-    bound: IntervalBound | None
-    least_interval: int | None
-    least_age: int | None
-    memory_bound: int | None
-    wall_seconds: float
-    reason: str = ""
-
-    @property
-    def rank(self) -> tuple[float, ...]:
-        """Solutions of different frames in the order of what is minimised."""
-        if self.packing is None:
-            return (inf,)
-        problem = self.packing.problem
-        age = problem.latest + problem.interval - 1
-        peak = max(schedule_of(self.packing).peak_memory)
-        match self.parameters.minimise:
-            case Minimise.AGE:
-                return age, problem.interval, peak
-            case Minimise.INTERVAL:
-                return problem.interval, age, peak
-            case Minimise.MEMORY:
-                return problem.interval, peak, age
-
-
-def _interval_of(bounds: Sequence[IntervalBound]) -> int:
-    """The strongest bound's interval; 1 without any."""
-    best = best_bound(bounds)
-    return 1 if best is None or best.interval is None else best.interval
-
-
-Progress = Callable[[str], None]
+_SHARE_OF_FROZEN = 0.3  # of the time, where the pipeline may move
 
 
 def solve_refresh(
@@ -110,281 +30,35 @@ def solve_refresh(
     parameters: RefreshParameters,
     progress: Progress = lambda _: None,
 ) -> RefreshSolution:
-    """Pack the frame's second-order work as well as the time allows."""
-    return _Search(frame, parameters, progress).solve()
+    """Pack the frame's second-order work as well as the time allows.
+
+    Raises
+    ------
+    NotApplicableError
+        If the pipeline may move and the training has, or what is minimised is,
+        something that is known of a frozen one only.
+    """
+    if parameters.freedom is Freedom.FROZEN:
+        return solve_frozen(frame, parameters, progress)
+    require_movable(frame, parameters)
+    limit_s = _SHARE_OF_FROZEN * parameters.time_limit_s
+    short = replace(parameters, freedom=Freedom.FROZEN, time_limit_s=limit_s)
+    frozen = solve_frozen(frame, short, progress)
+    return improve_moving(frozen, parameters, progress)
 
 
-class _Search:
-    def __init__(
-        self, frame: Frame, parameters: RefreshParameters, progress: Progress
-    ) -> None:
-        self.began = time.monotonic()
-        self.frame = frame
-        self.parameters = parameters
-        self.progress = progress
-        full = problem_of(frame, 1, wrap=parameters.wrap)
-        self.full = full
-        self.has_limits = any(device.limit is not None for device in full.memory)
-        self.free = full if self.has_limits else without_memory(full)
-        self.known = [Known(devices, parameters.wrap) for devices in components(full)]
-        self.bounds = interval_bounds(frame, wrap=parameters.wrap)
-        self.least_interval = _interval_of(self.bounds)
-        # Work that may use any gap of a step once needs so many steps.
-        self.least_steps = _interval_of(interval_bounds(frame, wrap=False))
-        self.most_interval = max(_MOST_STEPS, self.least_interval)
-        for packing in greedy_packings(frame, wrap=parameters.wrap):
-            self.most_interval = max(self.most_interval, packing.problem.interval)
-            for known in self.known:
-                known.learn(packing)
+def require_movable(frame: Frame, parameters: RefreshParameters) -> None:
+    """Refuse what is known of a pipeline that stands still only.
 
-    # -- candidates -----------------------------------------------------------
-
-    def _candidates(self) -> Iterator[Candidate]:
-        """All that the bounds allow, best first."""
-        match self.parameters.minimise:
-            case Minimise.AGE:
-                return self._by_age()
-            case Minimise.INTERVAL:
-                return self._by_interval()
-            case Minimise.MEMORY:
-                return self._at_any_age()
-
-    def _by_age(self) -> Iterator[Candidate]:
-        for age in range(self.most_interval + self._latest_of(self.most_interval)):
-            for interval in range(self.least_interval, age + 2):
-                candidate = Candidate(interval, age + 1 - interval)
-                first = self.least_steps - 1
-                if first <= candidate.latest <= self._latest_of(interval):
-                    yield candidate
-
-    def _by_interval(self) -> Iterator[Candidate]:
-        for interval in range(self.least_interval, self.most_interval + 1):
-            for latest in range(self.least_steps - 1, self._latest_of(interval) + 1):
-                yield Candidate(interval, latest)
-
-    def _at_any_age(self) -> Iterator[Candidate]:
-        for interval in range(self.least_interval, self.most_interval + 1):
-            yield Candidate(interval, self._latest_of(interval))
-
-    def _latest_of(self, interval: int) -> int:
-        """The latest first use that the bins of an interval allow."""
-        steps = 2 * interval if self.parameters.wrap else interval
-        return steps - 1 + self.uses_next_step
-
-    @cached_property
-    def uses_next_step(self) -> bool:
-        """Whether a gap lies between a device's preconditioning and the step's end."""
-        return any(
-            gap.end > self.frame.preconditioning(gap.device)
-            for gaps in self.frame.gaps
-            for gap in gaps
+    Raises
+    ------
+    NotApplicableError
+        If peak memory is minimised, or reductions of factors take time.
+    """
+    if parameters.minimise is Minimise.MEMORY:
+        msg = (
+            f"--minimise {parameters.minimise.value} needs --freedom"
+            f" {Freedom.FROZEN.value}: memory is not modelled where the pipeline moves"
         )
-
-    # -- solving --------------------------------------------------------------
-
-    def solve(self) -> RefreshSolution:
-        """Both passes over the candidates, and memory."""
-        if reason := why_none(self.full, self.bounds):
-            return self._solution(Status.INFEASIBLE, None, reason=reason)
-        best = self._first_found()
-        if best is None:
-            reason = "no packing was found in time"
-            return self._solution(Status.UNKNOWN, None, reason=reason)
-        best = self._better_than(best)
-        packing, memory_bound = self._with_least_memory(best)
-        packing = self._loosened(packing)
-        is_best = all(map(self._is_impossible, self._before(best)))
-        if self.parameters.minimise is Minimise.MEMORY and memory_bound is not None:
-            peak = max(schedule_of(packing).peak_memory)
-            is_best = is_best and peak <= memory_bound
-        status = Status.OPTIMAL if is_best else Status.FEASIBLE
-        return self._solution(status, packing, memory=memory_bound)
-
-    def _first_found(self) -> Candidate | None:
-        """The first candidate for which a packing is known, or found by a short run."""
-        for candidate in self._candidates():
-            if self._left() > 0 and self._decide(candidate, _FIRST_PASS_S):
-                return candidate
-            if all(known.start(candidate) is not None for known in self.known):
-                return candidate
-        return None
-
-    def _better_than(self, best: Candidate) -> Candidate:
-        """The best candidate, after longer runs of those that are undecided."""
-        share_of_memory = _SHARE_OF_MEMORY * self.parameters.time_limit_s
-        undecided = [c for c in self._before(best) if not self._is_impossible(c)]
-        for number, candidate in enumerate(undecided):
-            left = self._left() - share_of_memory
-            if left <= 0:
-                break
-            share = left / len(self.known) / (len(undecided) - number)
-            if not self._is_impossible(candidate) and self._decide(candidate, share):
-                return candidate
-        return best
-
-    def _before(self, best: Candidate) -> list[Candidate]:
-        """The candidates that would be better."""
-        return list(takewhile(lambda c: c != best, self._candidates()))
-
-    def _is_impossible(self, candidate: Candidate) -> bool:
-        return any(known.is_impossible(candidate) for known in self.known)
-
-    def _decide(self, candidate: Candidate, seconds: float) -> bool:
-        """Try every component; whether all have a packing."""
-        for known in self.known:
-            if known.start(candidate) is not None:
-                continue
-            if known.is_impossible(candidate):
-                return False
-            result = self._pack(known.devices, candidate, seconds)
-            if result.outcome is Outcome.INFEASIBLE:
-                known.impossible.append(candidate)
-            if result.start is None:
-                return False
-            known.found[candidate] = result.start
-        self.progress(f"interval {candidate.interval}, age {candidate.age}")
-        return True
-
-    def _pack(
-        self, devices: tuple[int, ...], candidate: Candidate, seconds: float
-    ) -> PackingResult:
-        """Ways to pack a component, one after the other."""
-        problem = self._at(self.free, candidate)
-        result = PackingResult(Outcome.UNKNOWN, None)
-        for way in _WAYS:
-            share = min(seconds / 2, self._left())
-            if share <= 0:
-                break
-            result = pack(problem, devices, self._effort(share), **way)
-            if result.outcome is not Outcome.UNKNOWN:
-                break
-        return result
-
-    def _with_least_memory(self, candidate: Candidate) -> tuple[Packing, int | None]:
-        """A packing of a candidate, with as low a peak as the time allows."""
-        starts = [known.start(candidate) or {} for known in self.known]
-        packing = self._packing(candidate, starts)
-        if not any(share.size for g in self.full.classes for share in g.shares):
-            return packing, None
-        peaks = schedule_of(packing).peak_memory
-        bound = 0
-        for number, known in enumerate(self.known):
-            share = max(
-                _LEAST_MEMORY_S / len(self.known),
-                self._left() / (len(self.known) - number),
-            )
-            peak = max(peaks[device] for device in known.devices)
-            start, least = self._least_peak(packing.problem, known, share, peak)
-            bound = max(bound, least)
-            if start is not None:
-                starts[number] = start
-        return self._packing(candidate, starts), bound
-
-    def _least_peak(
-        self, problem: Problem, known: Known, seconds: float, peak: int
-    ) -> tuple[Mapping[Op, int] | None, int]:
-        """A packing of a component with a lower peak, if found; what none is below."""
-        start, bound = None, 0
-        for way in _WAYS:
-            if bound >= peak:
-                break
-            result = pack(
-                problem,
-                known.devices,
-                self._effort(seconds / len(_WAYS)),
-                minimise_memory=True,
-                **way,
-            )
-            bound = max(bound, result.peak_bound or 0)
-            if result.start is not None and (result.peak or 0) < peak:
-                start, peak = result.start, result.peak or 0
-        return start, bound
-
-    def _loosened(self, packing: Packing) -> Packing:
-        """The same interval, age and peak, but with more tolerance, if time is left."""
-
-        def pack_longer(
-            problem: Problem, devices: tuple[int, ...]
-        ) -> Mapping[Op, int] | None:
-            seconds = min(_LOOSENING_S, self._left())
-            if seconds <= 0:
-                return None
-            effort = self._effort(seconds)
-            return pack(problem, devices, effort, outlined=True).start
-
-        devices = [known.devices for known in self.known]
-        found = loosened(packing, devices, pack_longer, lambda: self._left() <= 0)
-        return packing if found is packing else self._checked(found)
-
-    # -- results --------------------------------------------------------------
-
-    def _packing(
-        self, candidate: Candidate, starts: Sequence[Mapping[Op, int]]
-    ) -> Packing:
-        """The components' packings together."""
-        start = {op: begin for part in starts for op, begin in part.items()}
-        return self._checked(Packing(self._at(self.full, candidate), start, "packing"))
-
-    @staticmethod
-    def _checked(packing: Packing) -> Packing:
-        """The packing, after the verifier has passed it."""
-        schedule = schedule_of(packing)
-        broken = violations(schedule.graph, schedule.start)
-        if broken:
-            msg = f"a packing breaks a rule, which is a fault of schedopt: {broken[0]}"
-            raise AssertionError(msg)
-        return packing
-
-    def _least_interval(self) -> int:
-        """The first interval that has not been proven impossible."""
-        for candidate in self._at_any_age():
-            if not self._is_impossible(candidate):
-                return candidate.interval
-        return self.most_interval + 1
-
-    def _least_age(self) -> int:
-        """The first age that has not been proven impossible."""
-        for candidate in self._by_age():
-            if not self._is_impossible(candidate):
-                return candidate.age
-        return self.most_interval + self._latest_of(self.most_interval)
-
-    def _solution(
-        self,
-        status: Status,
-        packing: Packing | None,
-        *,
-        memory: int | None = None,
-        reason: str = "",
-    ) -> RefreshSolution:
-        is_impossible = status is Status.INFEASIBLE
-        return RefreshSolution(
-            frame=self.frame,
-            parameters=self.parameters,
-            status=status,
-            packing=packing,
-            bound=best_bound(self.bounds),
-            least_interval=None if is_impossible else self._least_interval(),
-            least_age=None if is_impossible else self._least_age(),
-            memory_bound=memory,
-            wall_seconds=time.monotonic() - self.began,
-            reason=reason,
-        )
-
-    def _at(self, problem: Problem, candidate: Candidate) -> Problem:
-        return at(
-            problem,
-            candidate.interval,
-            wrap=self.parameters.wrap,
-            latest=candidate.latest,
-        )
-
-    def _effort(self, seconds: float) -> Effort:
-        return Effort(
-            time_limit_s=seconds,
-            workers=self.parameters.workers,
-            seed=self.parameters.seed,
-        )
-
-    def _left(self) -> float:
-        return self.began + self.parameters.time_limit_s - time.monotonic()
+        raise NotApplicableError(msg)
+    require_known(problem_of(frame, 1))

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from schedopt.solve.frames import NamedFrame
-from schedopt.solve.refresh import (
+from schedopt.solve.refresh import solve_refresh
+from schedopt.solve.refresh_solution import (
     Progress,
     RefreshParameters,
     RefreshSolution,
-    solve_refresh,
 )
 
 _LEAST_S = 1.0  # for a frame, though the others took all of the time

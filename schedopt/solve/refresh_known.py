@@ -1,9 +1,8 @@
 """What is known of a refresh's candidates; what PipeFisher's rule finds, to begin with.
 
-A candidate is an interval and the last step in which an inverse may be used for the
-first time. More of either only relaxes what a packing must do; but where work wraps,
-another interval has other gaps share their length, and nothing follows from one to the
-other.
+More of a candidate's interval or time only relaxes what a packing must do; but where
+work wraps, another interval has other gaps share their length, and nothing follows from
+one to the other.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import NamedTuple
 
 from schedopt.instance import FactorBarrier
 from schedopt.ops import Op
@@ -19,24 +17,12 @@ from schedopt.refresh.bounds import IntervalBound
 from schedopt.refresh.frame import Frame
 from schedopt.refresh.greedy import MARGIN, greedy_of
 from schedopt.refresh.greedy_packing import packing_of
-from schedopt.refresh.measures import first_uses
 from schedopt.refresh.problem import Packing, Problem, problem_of
-from schedopt.refresh.unrolling import schedule_of
+from schedopt.refresh.unrolling import cycle_of, schedule_of
+from schedopt.solve.refresh_candidates import Candidate
 from schedopt.verify import violations
 
 _RULES = ((MARGIN, FactorBarrier.DEVICE), (Fraction(0), FactorBarrier.FACTOR))
-
-
-class Candidate(NamedTuple):
-    """An interval, and the last step in which an inverse may be used first."""
-
-    interval: int
-    latest: int
-
-    @property
-    def age(self) -> int:
-        """The largest age at use, steps."""
-        return self.latest + self.interval - 1
 
 
 @dataclass
@@ -73,7 +59,7 @@ class Known:
             for op, time in packing.start.items()
             if data[op].device in self.devices
         }
-        uses = (use for op, use in first_uses(packing).items() if op in start)
+        uses = (use for op, use in cycle_of(packing).first_uses.items() if op in start)
         self.found[Candidate(packing.problem.interval, max(uses, default=0))] = start
 
 
