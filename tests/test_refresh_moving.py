@@ -183,18 +183,6 @@ def test_one_block_of_large_cannot_refresh_every_three_steps(
 
 
 @pytest.mark.slow
-def test_one_block_of_large_slides_to_four_steps() -> None:
-    """Within the step and cycle, where the published times need five."""
-    frame = published_frame(*ONE_BLOCK)
-    bound = best_bound(interval_bounds(frame, wrap=False))
-    assert bound is not None
-    assert bound.interval == 5
-    packing = found(frame, 4)
-    assert faults_of(packing) == ()
-    assert packing.first_use == 3
-
-
-@pytest.mark.slow
 def test_one_swap_lets_one_block_of_large_refresh_every_three_steps() -> None:
     """Two ops of device 2 change places, and their mirrors on device 5."""
     frame = published_frame(*ONE_BLOCK, step_barrier=DEVICE)
@@ -204,22 +192,16 @@ def test_one_swap_lets_one_block_of_large_refresh_every_three_steps() -> None:
     assert packing.interval == 3
 
 
-@pytest.mark.slow
-def test_whole_inversions_of_one_block_fit_after_one_swap() -> None:
+def test_whole_inversions_of_one_block_need_another_order() -> None:
     """In the published order the large ones fit in no gap of devices 1 and 6."""
     frame = published_frame(*ONE_BLOCK, inversion=Inversion.WHOLE, step_barrier=DEVICE)
-    own = sequences_of(frame)
-    large = Op.parse("1INVERSION0:ffn2.A")
     duration = 58_759_420
     for device in (1, 6):
-        assert Windows(frame, own).longest_space(device) == 53_906_000 < duration
+        longest = Windows(frame, sequences_of(frame)).longest_space(device)
+        assert longest == 53_906_000 < duration
     assert cannot_slide(Sliding(frame=frame, interval=8, wrap=True), EFFORT)
     order = swapped(frame, "1B0", "6B7")
     assert Windows(frame, order).longest_space(1) > duration
-    packing = found(frame, 4, wrap=True, sequences=order)
-    assert faults_of(packing) == ()
-    other = large._replace(microbatch=1)
-    assert (large in packing.start) != (other in packing.start)
 
 
 # -- bounds at any times ---------------------------------------------------------------
