@@ -141,7 +141,16 @@ def _share(share: Fraction | None) -> str:
 def _greedy_text(greedy: Greedy) -> str:
     intervals = [device.interval for device in greedy.devices]
     listed = ", ".join(map(str, intervals))
-    return f"PipeFisher's: interval {greedy.interval} ({listed} by device)"
+    text = f"PipeFisher's: interval {greedy.interval} ({listed} by device)"
+    serial = _serial(greedy)
+    if serial:
+        text += f"; {serial} of its works fit into no gap and make a step longer"
+    return text
+
+
+def _serial(greedy: Greedy) -> int:
+    """How many works the rule puts after a step, since no gap holds them."""
+    return sum(len(device.serial) for device in greedy.devices)
 
 
 def refresh_document(
@@ -170,6 +179,7 @@ def refresh_document(
         "counting_bound": solution.bound
         and {"name": solution.bound.name, "interval": solution.bound.interval},
         "greedy_intervals": [device.interval for device in greedy.devices],
+        "greedy_serial": _serial(greedy),
         "wall_seconds": solution.wall_seconds,
     }
     if solution.cycle is not None:
