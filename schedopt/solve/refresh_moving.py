@@ -97,12 +97,13 @@ class _Search:
 
     def _better(self) -> Iterator[Candidate]:
         """The candidates that would be better than what is known, best first."""
-        every = self.candidates.by(self.parameters.minimise)
+        minimise = self.parameters.minimise
+        every = self.candidates.by(minimise)
         if self.best is None:
             return every
         cycle = self.best.cycle
-        known = Candidate(cycle.interval, cycle.first_use or 0)
-        return takewhile(lambda candidate: candidate != known, every)
+        known = Candidate(cycle.interval, cycle.first_use or 0).rank(minimise)
+        return takewhile(lambda candidate: candidate.rank(minimise) < known, every)
 
     def _is_impossible(self, candidate: Candidate) -> bool:
         """Whether it is proven, for all that is allowed; bounds left it open."""
