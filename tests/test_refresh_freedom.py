@@ -17,11 +17,13 @@ from schedopt.refresh.moving import breaks_memory, faults_of
 from schedopt.refresh.moving_bounds import bounds_at_any_times
 from schedopt.refresh.settings import Freedom, Minimise
 from schedopt.solve.refresh import require_movable, solve_refresh
+from schedopt.solve.refresh_candidates import Candidates
 from schedopt.solve.refresh_moving import improve_moving
 from schedopt.solve.refresh_solution import RefreshParameters, RefreshSolution
 from schedopt.solve.solution import Status
 from schedopt.verify import verify_file
 from tests.cli_helpers import Run, refused, runner
+from tests.refresh_step_model import shortest_cycle
 from tests.refresh_tiny_frames import tiny_frame
 from tests.refresh_trainings import frame_under
 from tests.test_refresh_moving import two_gaps
@@ -127,6 +129,43 @@ def test_more_freedom_is_never_worse() -> None:
                     assert moving.cycle is frozen.cycle
                 compared += 1
     assert compared >= 8
+
+
+def test_candidates_come_in_the_order_of_what_is_minimised() -> None:
+    for wrap in (False, True):
+        candidates = Candidates(
+            wrap=wrap,
+            least_interval=2,
+            least_steps=2,
+            most_interval=5,
+            uses_next_step=True,
+        )
+        for minimise in (Minimise.AGE, Minimise.INTERVAL):
+            every = list(candidates.by(minimise))
+            ranks = [candidate.rank(minimise) for candidate in every]
+            assert ranks == sorted(set(ranks))
+        assert set(candidates.by_age()) == set(candidates.by_interval())
+        assert {c.interval for c in candidates.at_any_age()} == {2, 3, 4, 5}
+
+
+def test_no_interval_is_shorter_than_another_model_allows() -> None:
+    """Cycles of which nothing but the op graph is shared, at any times and orders."""
+    compared = 0
+    for seed in (2, 7, 14, 24):
+        frame = tiny_frame(random.Random(seed))
+        try:
+            solution = solved(frame, REORDERED, 3, minimise=Minimise.INTERVAL)
+        except NotApplicableError:
+            continue
+        if solution.cycle is None:
+            continue
+        shortest = shortest_cycle(frame, solution.cycle.interval, 2)
+        assert shortest.bound <= solution.cycle.length
+        for interval in range(1, solution.least_interval or 1):
+            better = shortest_cycle(frame, interval, 2)
+            assert better.length is None or better.length > interval * frame.period
+        compared += 1
+    assert compared >= 2
 
 
 # -- what is not modelled --------------------------------------------------------------

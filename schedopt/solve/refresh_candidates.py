@@ -27,6 +27,12 @@ class Candidate(NamedTuple):
         """The largest age at use, steps."""
         return self.latest + self.interval - 1
 
+    def rank(self, minimise: Minimise) -> tuple[int, int]:
+        """What to compare candidates by; memory is none of theirs."""
+        if minimise is Minimise.AGE:
+            return self.age, self.interval
+        return self.interval, self.age
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidates:
@@ -65,7 +71,8 @@ class Candidates:
     def by_age(self) -> Iterator[Candidate]:
         """By largest age, then by interval."""
         for age in range(self.most_age):
-            for interval in range(self.least_interval, age + 2):
+            most = min(age + 1, self.most_interval)
+            for interval in range(self.least_interval, most + 1):
                 candidate = Candidate(interval, age + 1 - interval)
                 first = self.least_steps - 1
                 if first <= candidate.latest <= self.latest_of(interval):

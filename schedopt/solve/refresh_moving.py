@@ -21,7 +21,7 @@ from schedopt.refresh.bounds import STRICT, best_bound, interval_of
 from schedopt.refresh.cycle import Cycle
 from schedopt.refresh.frame import Frame
 from schedopt.refresh.moving_bounds import bounds_at_any_times
-from schedopt.refresh.settings import Freedom
+from schedopt.refresh.settings import Freedom, Minimise
 from schedopt.refresh.stretching import ends_together
 from schedopt.solve.refresh_attempts import Packed, attempt
 from schedopt.solve.refresh_candidates import MOST_STEPS, Candidate, Candidates
@@ -97,12 +97,13 @@ class _Search:
 
     def _better(self) -> Iterator[Candidate]:
         """The candidates that would be better than what is known, best first."""
-        every = self.candidates.by(self.parameters.minimise)
+        minimise = self.parameters.minimise
+        every = self.candidates.by(minimise)
         if self.best is None:
             return every
         cycle = self.best.cycle
-        known = Candidate(cycle.interval, cycle.first_use or 0)
-        return takewhile(lambda candidate: candidate != known, every)
+        known = Candidate(cycle.interval, cycle.first_use or 0).rank(minimise)
+        return takewhile(lambda candidate: candidate.rank(minimise) < known, every)
 
     def _is_impossible(self, candidate: Candidate) -> bool:
         """Whether it is proven, for all that is allowed; bounds left it open."""
@@ -114,7 +115,12 @@ class _Search:
     # -- solving --------------------------------------------------------------
 
     def _improve(self, freedom: Freedom, end: float) -> None:
-        """A short pass over the candidates; then those that it left undecided."""
+        """A short pass over the candidates; then those that it left undecided.
+
+        Where the interval is minimised, each is first tried at any age.
+        """
+        if self.parameters.minimise is Minimise.INTERVAL:
+            self._improve_at_any_age(freedom, end)
         undecided = []
         for candidate in self._better():
             left = end - time.monotonic()
@@ -127,6 +133,17 @@ class _Search:
                 not self._is_impossible(candidate)
                 and self._found(candidate, freedom, left)
             ):
+                break
+
+    def _improve_at_any_age(self, freedom: Freedom, end: float) -> None:
+        """Shorter intervals, in half of the time."""
+        known = self.best.cycle.interval if self.best else MOST_STEPS
+        shorter = [c for c in self.candidates.at_any_age() if c.interval < known]
+        seconds = (end - time.monotonic()) / 2
+        for candidate in shorter:
+            share = max(_FIRST_PASS_S, seconds / len(shorter))
+            left = end - time.monotonic()
+            if left <= 0 or self._found(candidate, freedom, min(left, share)):
                 break
 
     def _found(self, candidate: Candidate, freedom: Freedom, seconds: float) -> bool:
