@@ -102,8 +102,7 @@ def solve(  # noqa: PLR0913, PLR0917 (one argument per option)
     """Find a good schedule and prove how good it is.
 
     With --objective refresh the second-order work of an instance goes into the gaps of
-    a pipeline schedule, which stands still or, with --freedom, moves. With --front
-    steps may be longer, so that refreshes come more often.
+    a pipeline schedule. With --front steps may be longer, and refreshes more frequent.
 
     Without -o no file is written, unless the run is interrupted: then the best schedule
     so far goes to NAME.schedule.json in the current folder.
@@ -126,9 +125,6 @@ def solve(  # noqa: PLR0913, PLR0917 (one argument per option)
         front=front,
     )
     if refreshing.is_asked_for(instance, objective, limits):
-        if asked.conflict:
-            complain(asked.conflict)
-            raise typer.Exit(WRONG_USAGE)
         code = refreshing.refresh(
             instance,
             output,
@@ -140,10 +136,7 @@ def solve(  # noqa: PLR0913, PLR0917 (one argument per option)
         )
         raise typer.Exit(code)
     if asked != refreshing.Asked():
-        complain(
-            "--minimise, --freedom, --front, --interval, --pipeline, --wrap and"
-            " --steps-to-target need --objective refresh"
-        )
+        complain(refreshing.NEEDS_REFRESH)
         raise typer.Exit(WRONG_USAGE)
     code = solving.solve(
         instance,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from schedopt.baselines import BASELINES
-from schedopt.cli.exits import DONE, REFUSED
+from schedopt.cli.exits import DONE, REFUSED, WRONG_USAGE
 from schedopt.cli.output import complain, console, print_json, print_lines
 from schedopt.cli.pictures import print_gantt
 from schedopt.cli.refresh_front import FrontAsked, print_front
@@ -37,6 +37,11 @@ from schedopt.solve.frames import (
 from schedopt.solve.refresh_frames import solve_in_frames
 from schedopt.solve.refresh_solution import RefreshParameters
 from schedopt.solve.solution import SolveParameters, Status
+
+NEEDS_REFRESH = (
+    "--minimise, --freedom, --front, --interval, --pipeline, --wrap and"
+    " --steps-to-target need --objective refresh"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +84,9 @@ def refresh(
     gantt: bool | None,
 ) -> int:
     """Pack second-order work, print what was found, write two refreshes of it."""
+    if asked.conflict:
+        complain(asked.conflict)
+        return WRONG_USAGE
     check_writable(output)
     instance = load_instance(path, limits)
     if instance.kfac is None:
