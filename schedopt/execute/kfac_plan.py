@@ -112,7 +112,7 @@ def plan_of(rows: KfacRows, steps: int | None = None) -> KfacPlan:
     walks = [_walk(rows, rank, steps) for rank in range(len(program.rows))]
     return KfacPlan(
         files=dict(table_and_rows(rows)),
-        layers=tuple(map(layers_of, rows.slots)),
+        layers=layers_of(rows.program),
         refreshed=tuple(refreshed),
         in_use=in_use,
         most_waiting=tuple(most for most, _ in walks),

@@ -13,7 +13,7 @@ later step stands in the rows of that step, where the device's order has it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from schedopt.build import build_graph
@@ -176,10 +176,15 @@ def inverses_in_use(program: Program) -> Mapping[Op, Mapping[str, int]]:
     return found
 
 
-def layers_of(slots: Sequence[Op]) -> tuple[str, ...]:
-    """The layers of a stage that have second-order work, by the order of the slots."""
-    names = (op.part for op in slots if op.kind is OpKind.CURVATURE_A)
-    return tuple(dict.fromkeys(names))
+def layers_of(program: Program) -> tuple[tuple[str, ...], ...]:
+    """For each stage the layers that have second-order work, as the instance has them.
+
+    Not in the order of their work: names go to a model's layers one after the other.
+    """
+    return tuple(
+        tuple(layer for module in stage.modules for layer in module.layers)
+        for stage in program.instance.stages
+    )
 
 
 def _refuse_what_has_copies(instance: Instance) -> None:

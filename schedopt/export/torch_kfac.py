@@ -57,7 +57,7 @@ def table_of(rows: KfacRows, names: list[str]) -> dict[str, Any]:
         "repeated": None if rows.repeated is None else list(rows.repeated),
         "stages": list(rows.program.device_of_stage),
         "recomputed": sorted(rows.program.instance.recompute),
-        "layers": [list(layers_of(ops)) for ops in rows.slots],
+        "layers": [list(names) for names in layers_of(rows.program)],
         "slots": [[str(op) for op in ops] for ops in rows.slots],
     }
 
