@@ -327,16 +327,34 @@ class Counts:
             )
         )
 
+    @property
+    def _rises_within_bins(self) -> bool:
+        frame = self.problem.frame
+        makers = {
+            frame.start[buffer.maker]
+            for buffer in self.problem.graph.buffers
+            if buffer.device in self.devices and buffer.maker in frame.start
+        }
+        return any(
+            gap.begin < time + shift < gap.end
+            for device in self.devices
+            for gap in frame.gaps[device]
+            for time in makers
+            for shift in (0, frame.period)
+        )
+
     @cached_property
     def is_exact(self) -> bool:
         """Whether every packing can be brought to the form that is counted.
 
-        Ops of no duration may also stand where no bin is.
+        Ops of no duration may also stand where no bin is. Where the frame's level rises
+        within a bin, what the bin has ended by then is not counted.
         """
         return (
             len(self.devices) == 1
             and not self.problem.wrap
             and not self.reductions_matter
+            and not self._rises_within_bins
             and all(
                 row.duration
                 for rows in self.classes

@@ -75,7 +75,10 @@ def _class_is_before(counts: Counts, first: int, second: int) -> bool:
     one, other = counts.classes[first], counts.classes[second]
     if not (one.of_all_copies and other.of_all_copies):
         return False
-    if counts.problem.device_barrier and one.group.side != other.group.side:
+    if counts.problem.device_barrier and (one.group.stage, one.group.side) != (
+        other.group.stage,
+        other.group.side,
+    ):
         return False
     if (one.size, one.group.sync) != (other.size, other.group.sync):
         return False

@@ -16,7 +16,7 @@ from ortools.sat.python import cp_model
 
 from schedopt.cpsat.model import Effort, Outcome, solver_of
 from schedopt.cpsat.packing import components
-from schedopt.cpsat.sliding_counts import Counts, Detail, mirror_of
+from schedopt.cpsat.sliding_counts import Counts, Detail, mirror_of, scale_of
 from schedopt.cpsat.sliding_layout import steps_of, with_syncs, work_of
 from schedopt.cpsat.sliding_rules import add_rules
 from schedopt.cpsat.sliding_times import Sequences, Steps, Windows, sequences_of
@@ -222,7 +222,7 @@ class _Search:
         If there are none in that detail, others are tried without it.
         """
         loads = dict.fromkeys(self.devices, Detail.LOADS)
-        if self.task.sequences is None:
+        if self.task.sequences is None and self._are_times_exact:
             yield [self.task.frame.start] * self.task.interval, dict(loads)
         details = dict(loads)
         seed = 0
@@ -246,6 +246,12 @@ class _Search:
         )
         status, solver = _solved(counts, self.effort, seconds)
         return work_of(counts, solver) if _has_solution(status) else None
+
+    @property
+    def _are_times_exact(self) -> bool:
+        """Whether the frame's own times are whole in the solver's coarse ticks."""
+        scale = scale_of(self.problem)
+        return not any(time % scale for time in self.task.frame.start.values())
 
     def _left(self) -> float:
         return self.end - time.monotonic()

@@ -117,8 +117,11 @@ def require_known(problem: Problem) -> None:
     Raises
     ------
     NotApplicableError
-        If reductions of factors take time.
+        If reductions of factors take time, or the pipeline has alternative ops.
     """
+    if problem.frame.graph.literals:
+        msg = "moving a pipeline does not know alternative ops (communication.overlap)"
+        raise NotApplicableError(msg)
     if any(group.sync for group in problem.classes):
         msg = "sliding does not know reductions of factors that take time"
         raise NotApplicableError(msg)
@@ -146,7 +149,7 @@ class Counts:
         self.details = details
         self.relaxed = relaxed
         self.model = cp_model.CpModel()
-        self.scale = _scale(problem)
+        self.scale = scale_of(problem)
         self.twin = twin or {}
         self.times = Times(
             self.model,
@@ -177,28 +180,33 @@ class Counts:
     def _bins(self, device: int) -> Iterator[Space]:
         """The spaces of a device that may hold something in time."""
         problem = self.problem
-        items = self.items(device)
+        shortest = min(self._durations(device), default=0)
         order = self.times.order(device)
-        first_use = next(
-            (p for p, op in enumerate(order) if op.kind is OpKind.PRECONDITION),
-            len(order),
-        )
+        # Where a device has several copies, the last one's inverses may still be used.
+        uses = [p for p, op in enumerate(order) if op.kind is OpKind.PRECONDITION]
+        first_use = (uses[-1] if self.relaxed else uses[0]) if uses else len(order)
         steps = 2 * problem.interval if problem.wrap else problem.interval
         for space in self.times.spaces(device, steps):
             used = space.step if space.position < first_use else space.step + 1
             is_next_one = self._is_beyond((space.step, space.position), device)
-            if (
-                used <= problem.latest
-                and not is_next_one
-                and space.longest >= min(items, default=0)
-            ):
+            if used <= problem.latest and not is_next_one and space.longest >= shortest:
                 yield space
+
+    def _durations(self, device: int) -> Iterator[int]:
+        """Of all that a device may run, also if another one may, coarse ticks."""
+        for group in self.classes:
+            takes = [(one.device, one.duration) for one in group.shares]
+            takes += [(one.device, one.duration) for one in group.inverting]
+            for where, duration in takes:
+                if where == device:
+                    yield self._coarse(duration)
 
     def _is_beyond(self, place: tuple[int, int], device: int) -> bool:
         """Whether a space follows the cycle's end, where all end it together."""
         problem = self.problem
-        kfac = problem.frame.instance.kfac
+        frame, kfac = problem.frame, problem.frame.instance.kfac
         together = kfac is None or kfac.step_barrier is StepBarrier.EVERYONE
+        together = together and frame.ends_at_once
         last = (problem.interval - 1, len(self.times.order(device)) - 1)
         return together and not problem.wrap and place >= last
 
@@ -358,7 +366,7 @@ class Counts:
         return found.values()
 
 
-def _scale(problem: Problem) -> int:
+def scale_of(problem: Problem) -> int:
     """Ticks of a coarse one: exact for the frame, and for the work if that is short."""
     frame = problem.frame
     moments = (frame.period, frame.pipeline_end)

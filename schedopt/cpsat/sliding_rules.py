@@ -216,6 +216,8 @@ def _used(
         if inverted.row.device != space.device:
             return None
         return _used_of(counts, inverted.row, space)
+    if counts.relaxed:
+        return None  # a copy's factor may be written again once it has been reduced
     return total(
         _used_of(counts, one.row, space)
         for one in counts.inversions

@@ -68,7 +68,7 @@ class DataTimes:
         """The longest way from each op's end to the end of what shares wait for."""
         graph = self._frame.graph
         tails: dict[Op, int] = {}
-        for op in reversed(list(nx.topological_sort(graph.digraph))):
+        for op in reversed(list(nx.topological_sort(graph.digraph.subgraph(needed)))):
             if op in needed:
                 tails[op] = max(
                     (

@@ -92,6 +92,16 @@ class Frame:
             for gap in gaps
         )
 
+    @property
+    def ends_at_once(self) -> bool:
+        """Whether every device that does anything is busy until the step's very end."""
+        last: dict[int, int] = {}
+        for op in self.start:
+            if op.kind.is_compute:
+                device = self.graph.data[op].device
+                last[device] = max(last.get(device, 0), self.end(op))
+        return all(time == self.period for time in last.values())
+
     def preconditioning(self, device: int) -> int:
         """When a device first preconditions in a step, ticks from the step's start."""
         return min(

@@ -5,12 +5,12 @@ no longer than the frame's (``moving``), in whatever order its ops run.
 
 * ``fluid``: in the steady state a device does the work of one refresh per cycle, in
   time that no op of the frame takes; that is the same in every step at any times.
-* ``strict``, where all devices end a step together and nothing wraps. Let h be the
-  earliest that an op of the device can start in a step: the longest path to one of its
-  ops, over the precedences alone. No data of the refresh is there before h in step 0,
-  and all work ends by the start s of the last op that ends a step on the device, in
-  the cycle's last step. From h to s the device runs all ops of all steps but that last
-  one, since none starts before h and all others end by s. So
+* ``strict``, where all devices end a step at the same moment and nothing wraps. Let h
+  be the earliest that an op of the device can start in a step: the longest path to one
+  of its ops, over the precedences alone. No data of the refresh is there before h in
+  step 0, and all work ends by the start s of the last op that ends a step on the
+  device, in the cycle's last step. From h to s the device runs all ops of all steps but
+  that last one, since none starts before h and all others end by s. So
 
       work <= (interval - 1) x period + s - h - (interval x busy - last),
 
@@ -36,7 +36,7 @@ from schedopt.refresh.stretching import ends_together
 def bounds_at_any_times(frame: Frame, *, wrap: bool) -> tuple[IntervalBound, ...]:
     """The bounds of each device, then those of devices that share inversions."""
     problem = problem_of(frame, 1, wrap=wrap)
-    is_strict = not wrap and ends_together(frame)
+    is_strict = not wrap and ends_together(frame) and frame.ends_at_once
     found = []
     for devices, work in groups_of(problem):
         each = sum(frame.period - busy_of(frame, device) for device in devices)
@@ -113,9 +113,7 @@ def heads_of(frame: Frame) -> dict[Op, int]:
     """The longest path to each op's start, over precedences."""
     graph = frame.graph
     heads: dict[Op, int] = {}
-    for op in nx.topological_sort(graph.digraph):
-        if op not in frame.start:
-            continue
+    for op in nx.topological_sort(graph.digraph.subgraph(frame.start)):
         heads[op] = max(
             (
                 heads[before] + graph.data[before].duration + lag

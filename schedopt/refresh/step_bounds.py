@@ -12,7 +12,8 @@ its ops take that end a step.
   cannot start the next one before the pipeline and its own end: T >= makespan + least
   e. Elsewhere what ends a step for one copy of a stage may run while the device still
   has backwards of another one; but it follows the copy's own last backward: T >= device
-  span + the least of what ends a step for a copy.
+  span + the least of what ends a step for a copy. The span of the stage 0's device, so
+  only where that is the longest in every step, however steps differ.
 * ``fluid``: a device does k steps' ops and one refresh in a cycle, which it has for
   itself: k T >= k busy + work.
 * ``strict``, where all devices end a step together, right after the pipeline, and no
@@ -26,7 +27,8 @@ its ops take that end a step.
   what ends step 0; and the other steps: r + rest + end + (k - 1) busy <= k T - least e
   + e.
 
-Where collectives take time, the last two are left out. Inversions that either of two
+Where collectives take time, or some device ends a step before others and may work in
+the time that is left, the last two are left out. Inversions that either of two
 devices may run count for both together in ``fluid`` and ``strict``, whose inequalities
 are then added up, and not at all in ``data``.
 """
@@ -36,6 +38,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from schedopt.instance import Backward, CommunicationMode, Placement
 from schedopt.ops import OpKind
 from schedopt.refresh.bounds import FLUID, STRICT
 from schedopt.refresh.data_times import DataTimes
@@ -74,7 +77,7 @@ class StepBounds:
         self._ends = [_end_of_step(frame, d, is_timed=is_timed) for d in devices]
         self._least_end = min(self._ends)
         after = self._least_end if ends_together(frame) else _least_end_of_copies(frame)
-        self._pipeline = pipeline + after
+        self._pipeline = after + (pipeline if _spans_every_step(frame) else 0)
         self._busy = [busy_of(frame, device) for device in devices]
         heads = heads_of(frame)
         self._heads = [
@@ -82,7 +85,8 @@ class StepBounds:
         ]
         self._groups = tuple(groups_of(problem_of(frame, 1, wrap=wrap)))
         self._after = _after_data(frame, DataTimes(frame, pipeline))
-        self._is_strict = not wrap and ends_together(frame) and not is_timed
+        together = ends_together(frame) and frame.ends_at_once
+        self._is_strict = not wrap and together and not is_timed
 
     def at(self, interval: int) -> StepBound:
         """The strongest at an interval."""
@@ -115,6 +119,20 @@ class StepBounds:
             needed = least + (interval - 1) * self._busy[device]
             needed += self._least_end - self._ends[device]
             yield StepBound(DATA, -(-needed // interval))
+
+
+def _spans_every_step(frame: Frame) -> bool:
+    """Whether what bounds the longest device span bounds that of one device.
+
+    Steps may differ in which device's span is the longest. Where microbatches begin and
+    end at stage 0 it is always that stage's device, unless weights come after.
+    """
+    instance = frame.instance
+    return ends_together(frame) or (
+        instance.placement is not Placement.BIDIRECTIONAL
+        and instance.backward is Backward.WHOLE
+        and instance.communication.mode is not CommunicationMode.BLOCKING
+    )
 
 
 def _after_data(frame: Frame, times: DataTimes) -> list[tuple[int, int]]:

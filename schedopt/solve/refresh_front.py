@@ -23,6 +23,7 @@ from schedopt.bounds import quick_bounds
 from schedopt.build import build_graph
 from schedopt.cpsat import Effort, Sliding, exact_scale, require_known
 from schedopt.cpsat.coarse import LARGEST_HORIZON
+from schedopt.errors import NotApplicableError
 from schedopt.instance import Instance, Objective
 from schedopt.refresh.cycle import Cycle
 from schedopt.refresh.frame import Frame, pipeline_alone
@@ -139,8 +140,12 @@ def solve_front(
     Raises
     ------
     NotApplicableError
-        If the pipeline may move and reductions of factors take time.
+        If the pipeline may move and reductions of factors take time, or if it has
+        alternative ops.
     """
+    if frames[0].frame.graph.literals:
+        msg = "the front does not know alternative ops (communication.overlap)"
+        raise NotApplicableError(msg)
     if parameters.freedom is not Freedom.FROZEN:
         require_known(problem_of(frames[0].frame, 1))
     search = _Search(frames, parameters, progress)
