@@ -120,7 +120,10 @@ def require_known(problem: Problem) -> None:
         If reductions of factors take time, or the pipeline has alternative ops.
     """
     if problem.frame.graph.literals:
-        msg = "moving a pipeline does not know alternative ops (communication.overlap)"
+        msg = (
+            "moving a pipeline does not know alternative ops (a stage's overlap, or"
+            " backward: choose)"
+        )
         raise NotApplicableError(msg)
     if any(group.sync for group in problem.classes):
         msg = "sliding does not know reductions of factors that take time"

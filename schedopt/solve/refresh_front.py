@@ -144,7 +144,10 @@ def solve_front(
         alternative ops.
     """
     if frames[0].frame.graph.literals:
-        msg = "the front does not know alternative ops (communication.overlap)"
+        msg = (
+            "the front does not know alternative ops (a stage's overlap, or"
+            " backward: choose)"
+        )
         raise NotApplicableError(msg)
     if parameters.freedom is not Freedom.FROZEN:
         require_known(problem_of(frames[0].frame, 1))
