@@ -23,7 +23,7 @@ from schedopt.instance import (
     StepBarrier,
 )
 from schedopt.ops import Op
-from schedopt.refresh.bounds import best_bound
+from schedopt.refresh.bounds import best_bound, interval_bounds
 from schedopt.refresh.moving_bounds import bounds_at_any_times
 from schedopt.refresh.problem import Packing, Problem, problem_of, without_memory
 from schedopt.refresh.settings import Freedom
@@ -54,6 +54,7 @@ def training(*stages: StageCost, **more: object) -> Instance:
     count = len(stages)
     known: dict[str, object] = {
         "placement": Placement.LINEAR,
+        "backward": Backward.WHOLE,
         "communication": Communication(latency=0),
         "microbatches": 2,
         "kfac": Kfac(step_barrier=StepBarrier.EVERYONE),
@@ -63,7 +64,6 @@ def training(*stages: StageCost, **more: object) -> Instance:
         stages=stages,
         devices=tuple(Device(name=f"gpu{d}") for d in range(count)),
         device_of_stage=tuple(range(count)),
-        backward=Backward.WHOLE,
         memory_unit="B",
         resolution=1,
         **(known | more),
@@ -152,6 +152,33 @@ def test_levels_that_rise_within_a_gap_are_no_proof() -> None:
             memory=tuple(one._replace(limit=limit) for one in problem.memory),
         )
         assert pack(tight, (1,), EFFORT).outcome is Outcome.UNKNOWN
+
+
+def test_a_gap_that_begins_at_a_steps_very_end_is_there_after_the_last_one() -> None:
+    """Under ZB-H1 device 2 ends with the step; then it is idle for 20 ticks."""
+    work = layer(curvature_a=1, curvature_b=1, inversion_a=4, inversion_b=1)
+    plain = {"backward_input": 10, "backward_weight": 10, "precondition": 1}
+    frame = frame_under(
+        "zb-h1",
+        training(
+            stage(10, 20, **plain),
+            stage(10, 20, **plain),
+            stage(10, 20, work, **plain),
+            microbatches=6,
+            backward=Backward.SPLIT,
+            kfac=Kfac(step_barrier=StepBarrier.DEVICE),
+        ),
+    )
+    (gap,) = frame.gaps[2]
+    assert (gap.begin, gap.end) == (0, 20)
+    problem = without_memory(problem_of(frame, 1))
+    assert [(one.step, one.begin) for one in problem.bins[2]][-1] == (1, frame.period)
+    start = packed(problem)
+    assert min(start.values()) >= frame.period
+    assert cycle_of(Packing(problem, start, "counts")).broken == ()
+    bound = best_bound(interval_bounds(frame, wrap=False))
+    assert bound is not None
+    assert bound.interval == 1
 
 
 def test_alternative_ops_are_refused_where_the_pipeline_moves() -> None:

@@ -92,7 +92,7 @@ def interval_bounds(frame: Frame, *, wrap: bool) -> tuple[IntervalBound, ...]:
     for devices, items in _groups(frame):
         gaps = [gap for device in devices for gap in frame.gaps[device]]
         best: dict[str, IntervalBound] = {}
-        for bound in _bounds(devices, items, gaps, wrap=wrap):
+        for bound in _bounds(devices, items, gaps, wrap=wrap, joins=frame.joins_steps):
             known = best.get(bound.name)
             if known is None or _strength(bound) > _strength(known):
                 best[bound.name] = bound
@@ -172,7 +172,12 @@ def _connected(pairs: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
 
 
 def _bounds(
-    devices: tuple[int, ...], items: _Items, gaps: Sequence[Gap], *, wrap: bool
+    devices: tuple[int, ...],
+    items: _Items,
+    gaps: Sequence[Gap],
+    *,
+    wrap: bool,
+    joins: bool,
 ) -> Iterator[IntervalBound]:
     durations = {item.duration for item in items if item.duration > 1}
     grains = {
@@ -191,7 +196,10 @@ def _bounds(
                 if item.release >= release
             )
             first = sum(
-                max(0, gap.end - max(gap.begin, release)) // grain for gap in gaps
+                # One that begins at a step's very end is there after the last step.
+                (gap.length if joins and gap.begin == 0 else _after(gap, release))
+                // grain
+                for gap in gaps
             )
             yield IntervalBound(
                 name=_NAMES[release > 0, grain > 1],
@@ -203,6 +211,11 @@ def _bounds(
                 first=first,
                 each=each,
             )
+
+
+def _after(gap: Gap, release: int) -> int:
+    """What a gap of step 0 has after some data is there, ticks."""
+    return max(0, gap.end - max(gap.begin, release))
 
 
 _NAMES = {

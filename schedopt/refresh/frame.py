@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from schedopt.build import build_graph
-from schedopt.instance import Instance, Kfac
+from schedopt.instance import Instance, Kfac, StepBarrier
 from schedopt.opgraph import OpGraph, Stream, StreamKind
 from schedopt.ops import Op, OpKind
 from schedopt.schedule import Schedule
@@ -84,10 +84,20 @@ class Frame:
         return tuple(sum(gap.length for gap in gaps) for gaps in self.gaps)
 
     @property
+    def joins_steps(self) -> bool:
+        """Whether idle time at a step's end and at the next one's begin is one gap."""
+        kfac = self.instance.kfac
+        return kfac is not None and kfac.step_barrier is StepBarrier.DEVICE
+
+    def follows_step(self, gap: Gap) -> bool:
+        """Whether a gap belongs to the step before, too: it begins at its very end."""
+        return self.joins_steps and gap.begin == 0
+
+    @property
     def has_gaps_at_its_end(self) -> bool:
         """Whether a gap lies between a device's preconditioning and the step's end."""
         return any(
-            gap.end > self.preconditioning(gap.device)
+            gap.end > self.preconditioning(gap.device) or self.follows_step(gap)
             for gaps in self.gaps
             for gap in gaps
         )

@@ -8,7 +8,7 @@ bins whose steps are equal modulo the interval share their length.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from schedopt.build import build_graph
 from schedopt.instance import FactorBarrier, Instance, Kfac
 from schedopt.opgraph import Buffer, DeviceMemory, OpGraph
 from schedopt.ops import Op, OpKind
-from schedopt.refresh.frame import Frame
+from schedopt.refresh.frame import Frame, Gap
 from schedopt.schedule import Schedule
 
 _SHARES = {OpKind.CURVATURE_A: "A", OpKind.CURVATURE_B: "B"}
@@ -159,13 +159,11 @@ class Problem:
 
         Only those after which an inverse is used in time.
         """
-        steps = 2 * self.interval if self.wrap else self.interval
         period = self.frame.period
         return tuple(
             tuple(
                 one
-                for step in range(steps)
-                for number, gap in enumerate(gaps)
+                for step, number, gap in self._places(gaps)
                 if self.first_use(
                     one := Bin(
                         gap.device,
@@ -179,6 +177,16 @@ class Problem:
             )
             for gaps in self.frame.gaps
         )
+
+    def _places(self, gaps: Sequence[Gap]) -> Iterator[tuple[int, int, Gap]]:
+        """A device's gaps with their steps and numbers."""
+        steps = 2 * self.interval if self.wrap else self.interval
+        for step in range(steps):
+            for number, gap in enumerate(gaps):
+                yield step, number, gap
+        for number, gap in enumerate(gaps):
+            if self.frame.follows_step(gap):
+                yield steps, number, gap
 
     @cached_property
     def work(self) -> tuple[int, ...]:
