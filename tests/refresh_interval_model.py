@@ -103,7 +103,7 @@ class _Intervals:
             gaps = frame.gaps[data.device]
             first = gaps[0].begin if gaps else 0
             last = (steps - 1) * frame.period + gaps[-1].end if gaps else -1
-            if gaps and gaps[0].begin == 0 and frame.joins_steps:
+            if gaps and gaps[0].begin == 0 and not frame.ends_together:
                 last = steps * frame.period + gaps[0].end  # it follows the last step
         if op.kind is OpKind.INVERSION:
             use = frame.start[Op(OpKind.PRECONDITION, op.stage, op.microbatch)]

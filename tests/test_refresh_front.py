@@ -18,7 +18,7 @@ from schedopt.refresh.moving import breaks_memory, faults_of
 from schedopt.refresh.moving_bounds import bounds_at_any_times
 from schedopt.refresh.settings import Freedom, Minimise
 from schedopt.refresh.step_bounds import StepBounds
-from schedopt.refresh.stretching import ends_together, exposed_cycles, stretched
+from schedopt.refresh.stretching import exposed_cycles, stretched
 from schedopt.solve.frames import NamedFrame
 from schedopt.solve.refresh import solve_refresh
 from schedopt.solve.refresh_front import Front, FrontPoint, solve_front
@@ -338,8 +338,7 @@ def test_what_cannot_be_is_refused_in_one_line(run: Run) -> None:
 
 def test_devices_end_together_unless_the_barrier_says_otherwise() -> None:
     frame = two_gaps(3)
-    assert ends_together(frame)
+    assert frame.ends_together
     kfac = Kfac(step_barrier=StepBarrier.DEVICE)
-    assert not ends_together(
-        replace(frame, instance=replace(frame.instance, kfac=kfac))
-    )
+    merged = replace(frame, instance=replace(frame.instance, kfac=kfac))
+    assert not merged.ends_together

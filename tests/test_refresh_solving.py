@@ -7,6 +7,7 @@ nothing with the counts that ``solve_refresh`` uses.
 from __future__ import annotations
 
 import random
+import signal
 from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
@@ -384,3 +385,26 @@ def test_what_is_learnt_is_a_components_own_part() -> None:
     uses = cycle_of(packing).first_uses
     assert candidate.latest == max(uses[op] for op in start if op in uses)
     assert candidate.age == candidate.latest + candidate.interval - 1
+
+
+# -- interrupts ------------------------------------------------------------------------
+
+
+def test_an_interrupt_keeps_what_was_found() -> None:
+    heard: list[str] = []
+
+    def tell(text: str) -> None:
+        heard.append(text)
+        signal.raise_signal(signal.SIGINT)
+
+    frame = published_frame("base", "1f1b", 4, 3)
+    named, solution = refresh_frames.solve_in_frames(
+        [NamedFrame("first", frame), NamedFrame("second", frame)],
+        RefreshParameters(minimise=Minimise.INTERVAL, time_limit_s=300, workers=1),
+        lambda _: tell,
+    )
+    assert (named.name, len(heard)) == ("first", 1)
+    assert solution.is_interrupted
+    assert solution.cycle is not None
+    assert solution.cycle.broken == ()
+    assert solution.cycle.interval == 3

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from schedopt.baselines import BASELINES
-from schedopt.cli.exits import DONE, REFUSED, WRONG_USAGE
+from schedopt.cli.exits import DONE, INTERRUPTED, REFUSED, WRONG_USAGE
 from schedopt.cli.output import complain, console, print_json, print_lines
 from schedopt.cli.pictures import print_gantt
 from schedopt.cli.refresh_front import FrontAsked, print_front
@@ -34,6 +34,7 @@ from schedopt.solve.frames import (
     shortest_frames,
     time_to_target,
 )
+from schedopt.solve.interrupts import TERMINATION, hearing_interrupts
 from schedopt.solve.refresh_frames import solve_in_frames
 from schedopt.solve.refresh_solution import RefreshParameters
 from schedopt.solve.solution import SolveParameters, Status
@@ -113,7 +114,8 @@ def refresh(
                 gantt=gantt,
             )
             return print_front(path, frames, mine, front)
-        named, solution = solve_in_frames(frames, mine, progress.of)
+        with hearing_interrupts(*TERMINATION):
+            named, solution = solve_in_frames(frames, mine, progress.of)
     except NotApplicableError as error:
         msg = str(error)
         raise NotApplicableError(
@@ -134,10 +136,13 @@ def refresh(
     if solution.cycle is None:
         word = "infeasible" if solution.status is Status.INFEASIBLE else "no result"
         complain(f"{path}: {word}: {solution.reason}")
-        return REFUSED
+        return INTERRUPTED if solution.is_interrupted else REFUSED
     if output is not None:
         method = f"refresh in {named.name}, {solution.freedom.value}"
         save_cycle(output, solution.cycle, method)
+    if solution.is_interrupted:
+        complain("interrupted; this is what was found so far")
+        return INTERRUPTED
     return DONE
 
 

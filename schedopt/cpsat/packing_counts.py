@@ -124,7 +124,7 @@ class Counts:
         self.peak = self.model.new_int_var(0, _MOST_GRAINS, "peak")
         families: dict[object, list[FactorClass]] = {}
         for number, group in enumerate(self._groups()):
-            key = self._kind(group) if together else number
+            key = problem.kind(group) if together else number
             families.setdefault(key, []).append(group)
         self.classes = [self._rows_of(members) for members in families.values()]
 
@@ -180,14 +180,6 @@ class Counts:
         for group in self.problem.classes:
             if inside & {one.device for one in group.inverting}:
                 yield group
-
-    def _kind(self, group: FactorClass) -> object:
-        """What classes that are counted together have in common."""
-        shares = sorted((one.device, one.duration, one.size) for one in group.shares)
-        inverting = sorted(one._replace(copy=0) for one in group.inverting)
-        waits_for = (group.stage, group.side) if self.problem.device_barrier else None
-        copies = (group.all_copies, group.sync, waits_for)
-        return tuple(shares), tuple(inverting), copies
 
     def _rows_of(self, members: Sequence[FactorClass]) -> ClassRows:
         layers = tuple(layer for group in members for layer in group.layers)

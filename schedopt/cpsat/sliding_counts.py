@@ -32,7 +32,7 @@ from ortools.sat.python import cp_model
 from schedopt.cpsat.coarse import LARGEST_HORIZON, exact_scale
 from schedopt.cpsat.sliding_times import Space, Steps, Times, Windows
 from schedopt.errors import NotApplicableError
-from schedopt.instance import Placement, StepBarrier
+from schedopt.instance import Placement
 from schedopt.ops import Op, OpKind
 from schedopt.refresh.frame import Frame
 from schedopt.refresh.problem import FactorClass, Problem
@@ -171,7 +171,7 @@ class Counts:
                 self.bins[device] = list(self._bins(device))
         self._kinds: dict[object, list[int]] = {}
         for number, group in enumerate(self.classes):
-            self._kinds.setdefault(self._kind(group), []).append(number)
+            self._kinds.setdefault(problem.kind(group), []).append(number)
         for number in range(len(self.classes)):
             for device in self.bins:
                 members = self._counted_with(number, device)
@@ -207,31 +207,22 @@ class Counts:
     def _is_beyond(self, place: tuple[int, int], device: int) -> bool:
         """Whether a space follows the cycle's end, where all end it together."""
         problem = self.problem
-        frame, kfac = problem.frame, problem.frame.instance.kfac
-        together = kfac is None or kfac.step_barrier is StepBarrier.EVERYONE
-        together = together and frame.ends_at_once
+        together = problem.frame.ends_together and problem.frame.ends_at_once
         last = (problem.interval - 1, len(self.times.order(device)) - 1)
         return together and not problem.wrap and place >= last
-
-    def _kind(self, group: FactorClass) -> object:
-        """What classes of one kind have in common."""
-        shares = sorted((one.device, one.duration) for one in group.shares)
-        inverting = sorted((one.device, one.duration) for one in group.inverting)
-        waits_for = (group.stage, group.side) if self.problem.device_barrier else None
-        return tuple(shares), tuple(inverting), group.all_copies, waits_for
 
     def _counted_with(self, number: int, device: int) -> Sequence[int]:
         """The classes that are counted in a class's rows on a device."""
         if self.details[device] is not Detail.KINDS:
             return (number,)
-        members = self._kinds[self._kind(self.classes[number])]
+        members = self._kinds[self.problem.kind(self.classes[number])]
         return members if number == members[0] else ()
 
     def _first_counted(self, number: int, device: int) -> int:
         """The class in whose rows a class is counted on a device."""
         if self.details[device] is not Detail.KINDS:
             return number
-        return self._kinds[self._kind(self.classes[number])][0]
+        return self._kinds[self.problem.kind(self.classes[number])][0]
 
     def _share_rows(self, members: Sequence[int], device: int) -> Iterator[Row]:
         """A row for each microbatch, or for each duration."""

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from ortools.sat.python import cp_model
 
-from schedopt.instance import StepBarrier
 from schedopt.opgraph import Stream, StreamKind
 from schedopt.ops import Op, OpKind
 from schedopt.refresh.frame import END_OF_STEP, Frame
@@ -87,8 +86,7 @@ class Windows:
             - data[op].duration
             for op in frame.start
         }
-        kfac = frame.instance.kfac
-        if kfac is None or kfac.step_barrier is StepBarrier.EVERYONE:
+        if frame.ends_together:
             fixed = {op: t for op, t in frame.start.items() if op.kind in END_OF_STEP}
             self.earliest |= fixed
             self.latest |= fixed

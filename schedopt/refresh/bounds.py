@@ -92,7 +92,9 @@ def interval_bounds(frame: Frame, *, wrap: bool) -> tuple[IntervalBound, ...]:
     for devices, items in _groups(frame):
         gaps = [gap for device in devices for gap in frame.gaps[device]]
         best: dict[str, IntervalBound] = {}
-        for bound in _bounds(devices, items, gaps, wrap=wrap, joins=frame.joins_steps):
+        for bound in _bounds(
+            devices, items, gaps, wrap=wrap, joins=not frame.ends_together
+        ):
             known = best.get(bound.name)
             if known is None or _strength(bound) > _strength(known):
                 best[bound.name] = bound

@@ -84,14 +84,17 @@ class Frame:
         return tuple(sum(gap.length for gap in gaps) for gaps in self.gaps)
 
     @property
-    def joins_steps(self) -> bool:
-        """Whether idle time at a step's end and at the next one's begin is one gap."""
+    def ends_together(self) -> bool:
+        """Whether all devices precondition when the whole pipeline has ended.
+
+        Elsewhere idle time at a step's end and at the next one's begin is one gap.
+        """
         kfac = self.instance.kfac
-        return kfac is not None and kfac.step_barrier is StepBarrier.DEVICE
+        return kfac is None or kfac.step_barrier is StepBarrier.EVERYONE
 
     def follows_step(self, gap: Gap) -> bool:
         """Whether a gap belongs to the step before, too: it begins at its very end."""
-        return self.joins_steps and gap.begin == 0
+        return not self.ends_together and gap.begin == 0
 
     @property
     def has_gaps_at_its_end(self) -> bool:

@@ -30,13 +30,12 @@ from schedopt.ops import Op
 from schedopt.refresh.bounds import FLUID, STRICT, IntervalBound
 from schedopt.refresh.frame import END_OF_STEP, Frame
 from schedopt.refresh.problem import Problem, problem_of
-from schedopt.refresh.stretching import ends_together
 
 
 def bounds_at_any_times(frame: Frame, *, wrap: bool) -> tuple[IntervalBound, ...]:
     """The bounds of each device, then those of devices that share inversions."""
     problem = problem_of(frame, 1, wrap=wrap)
-    is_strict = not wrap and ends_together(frame) and frame.ends_at_once
+    is_strict = not wrap and frame.ends_together and frame.ends_at_once
     found = []
     for devices, work in groups_of(problem):
         each = sum(frame.period - busy_of(frame, device) for device in devices)

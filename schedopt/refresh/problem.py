@@ -130,6 +130,14 @@ class Problem:
         kfac = self.frame.instance.kfac
         return kfac is not None and kfac.factor_barrier is FactorBarrier.DEVICE
 
+    def kind(self, group: FactorClass) -> object:
+        """What classes have in common whose items may be counted together."""
+        shares = sorted((one.device, one.duration, one.size) for one in group.shares)
+        inverting = sorted((one.device, one.duration) for one in group.inverting)
+        waits_for = (group.stage, group.side) if self.device_barrier else None
+        copies = (group.all_copies, group.sync, waits_for)
+        return tuple(shares), tuple(inverting), copies
+
     def first_use(self, one: Bin) -> int:
         """The first step whose preconditioning follows what a bin holds."""
         frame = self.frame

@@ -45,7 +45,6 @@ from schedopt.refresh.data_times import DataTimes
 from schedopt.refresh.frame import END_OF_STEP, Frame
 from schedopt.refresh.moving_bounds import busy_of, groups_of, heads_of, ops_of
 from schedopt.refresh.problem import problem_of
-from schedopt.refresh.stretching import ends_together
 
 PIPELINE = "pipeline"
 DATA = "data"
@@ -76,7 +75,7 @@ class StepBounds:
         )
         self._ends = [_end_of_step(frame, d, is_timed=is_timed) for d in devices]
         self._least_end = min(self._ends)
-        after = self._least_end if ends_together(frame) else _least_end_of_copies(frame)
+        after = self._least_end if frame.ends_together else _least_end_of_copies(frame)
         self._pipeline = after + (pipeline if _spans_every_step(frame) else 0)
         self._busy = [busy_of(frame, device) for device in devices]
         heads = heads_of(frame)
@@ -85,7 +84,7 @@ class StepBounds:
         ]
         self._groups = tuple(groups_of(problem_of(frame, 1, wrap=wrap)))
         self._after = _after_data(frame, DataTimes(frame, pipeline))
-        together = ends_together(frame) and frame.ends_at_once
+        together = frame.ends_together and frame.ends_at_once
         self._is_strict = not wrap and together and not is_timed
 
     def at(self, interval: int) -> StepBound:
@@ -128,7 +127,7 @@ def _spans_every_step(frame: Frame) -> bool:
     end at stage 0 it is always that stage's device, unless weights come after.
     """
     instance = frame.instance
-    return ends_together(frame) or (
+    return frame.ends_together or (
         instance.placement is not Placement.BIDIRECTIONAL
         and instance.backward is Backward.WHOLE
         and instance.communication.mode is not CommunicationMode.BLOCKING

@@ -10,16 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from schedopt.instance import StepBarrier
 from schedopt.refresh.cycle import Cycle
 from schedopt.refresh.exposed import exposed_of
 from schedopt.refresh.frame import END_OF_STEP, Frame
-
-
-def ends_together(frame: Frame) -> bool:
-    """Whether all devices precondition when the whole pipeline has ended."""
-    kfac = frame.instance.kfac
-    return kfac is None or kfac.step_barrier is StepBarrier.EVERYONE
 
 
 def stretched(frame: Frame, ticks: int) -> Frame:
@@ -29,7 +22,7 @@ def stretched(frame: Frame, ticks: int) -> Frame:
     comes at the end of the step, in the same gap as the time before it.
     """
     start = frame.start
-    if ends_together(frame):
+    if frame.ends_together:
         start = {
             op: time + ticks if op.kind in END_OF_STEP else time
             for op, time in frame.start.items()
@@ -52,7 +45,7 @@ def exposed_cycles(frame: Frame, intervals: Iterable[int]) -> Iterator[Cycle]:
     times = exposed.schedule.start
     first = {op: times[op] for op in frame.start}
     longer = exposed.refreshing - frame.period
-    if ends_together(frame):
+    if frame.ends_together:
         ends = [op for op in frame.start if op.kind in END_OF_STEP]
         longer = max([0, *(first[op] - frame.start[op] for op in ends)])
         first = dict(stretched(frame, longer).start)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from schedopt.solve.frames import NamedFrame
+from schedopt.solve.interrupts import hearing_interrupts
 from schedopt.solve.refresh import solve_refresh
 from schedopt.solve.refresh_solution import (
     Progress,
@@ -29,13 +30,18 @@ def solve_in_frames(
     """The best refresh in any of some frames, and the frame that it is in.
 
     The frames share the time limit; ``progress_of`` gives what a frame of that name is
-    told to. At least one frame.
+    told to. At least one frame. Ctrl-C ends the search with what has been found.
     """
     began = time.monotonic()
-    found = []
-    for number, named in enumerate(frames):
-        left = began + parameters.time_limit_s - time.monotonic()
-        share = max(left / (len(frames) - number), _LEAST_S)
-        mine = replace(parameters, time_limit_s=share)
-        found.append((named, solve_refresh(named.frame, mine, progress_of(named.name))))
-    return min(found, key=lambda pair: pair[1].rank)
+    with hearing_interrupts() as interrupts:
+        found: list[tuple[NamedFrame, RefreshSolution]] = []
+        for number, named in enumerate(frames):
+            if interrupts.heard and found:
+                break
+            left = began + parameters.time_limit_s - time.monotonic()
+            share = max(left / (len(frames) - number), _LEAST_S)
+            mine = replace(parameters, time_limit_s=share)
+            solution = solve_refresh(named.frame, mine, progress_of(named.name))
+            found.append((named, solution))
+        named, best = min(found, key=lambda pair: pair[1].rank)
+        return named, replace(best, is_interrupted=interrupts.take())

@@ -21,7 +21,7 @@ from functools import partial
 
 from schedopt.bounds import quick_bounds
 from schedopt.build import build_graph
-from schedopt.cpsat import Effort, Sliding, exact_scale, require_known
+from schedopt.cpsat import Sliding, exact_scale, require_known
 from schedopt.cpsat.coarse import LARGEST_HORIZON
 from schedopt.errors import NotApplicableError
 from schedopt.instance import Instance, Objective
@@ -30,7 +30,7 @@ from schedopt.refresh.frame import Frame, pipeline_alone
 from schedopt.refresh.problem import problem_of, refresh_graph
 from schedopt.refresh.settings import Freedom, Minimise
 from schedopt.refresh.step_bounds import StepBound, StepBounds
-from schedopt.refresh.stretching import ends_together, exposed_cycles, stretched
+from schedopt.refresh.stretching import exposed_cycles, stretched
 from schedopt.schedule import Schedule
 from schedopt.solve.frames import NamedFrame, frame_around
 from schedopt.solve.interrupts import hearing_interrupts
@@ -209,9 +209,7 @@ class _Search:
         """The bound that the pipeline alone gives; perhaps a better schedule of it."""
         frame = self.frames[0].frame
         plain = pipeline_alone(frame.instance)
-        objective = (
-            Objective.MAKESPAN if ends_together(frame) else Objective.DEVICE_SPAN
-        )
+        objective = Objective.MAKESPAN if frame.ends_together else Objective.DEVICE_SPAN
         bound = max(quick_bounds(build_graph(plain), objective).values(), default=0)
         values = [_value(named.frame, plain, objective) for named in self.frames]
         if bound < min(values):
@@ -314,11 +312,7 @@ class _Search:
             left = min(seconds, self._left())
             if left <= 0:
                 break
-            effort = Effort(
-                time_limit_s=left,
-                workers=self.parameters.workers,
-                seed=self.parameters.seed,
-            )
+            effort = self.parameters.effort(left)
             found = attempt(freedom, task, effort)
             if found.packed is not None:
                 return self._point(named, found.packed)

@@ -12,13 +12,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 
-from schedopt.cpsat import Effort, Outcome, PackingResult, components, pack
+from schedopt.cpsat import Outcome, PackingResult, components, pack
 from schedopt.ops import Op
 from schedopt.refresh.bounds import best_bound, interval_bounds, interval_of
 from schedopt.refresh.frame import Frame
 from schedopt.refresh.problem import Packing, Problem, at, problem_of, without_memory
 from schedopt.refresh.settings import Minimise
 from schedopt.refresh.unrolling import cycle_of, schedule_of
+from schedopt.solve.deadline import Deadline
+from schedopt.solve.interrupts import Interrupts, hearing_interrupts
 from schedopt.solve.loosening import loosened
 from schedopt.solve.refresh_attempts import WAYS, pack_component
 from schedopt.solve.refresh_candidates import MOST_STEPS, Candidate, Candidates
@@ -41,14 +43,20 @@ def solve_frozen(
     frame: Frame, parameters: RefreshParameters, progress: Progress
 ) -> RefreshSolution:
     """Pack the frame's second-order work as well as the time allows."""
-    return _Search(frame, parameters, progress).solve()
+    with hearing_interrupts() as interrupts:
+        return _Search(frame, parameters, progress, interrupts).solve()
 
 
 class _Search:
     def __init__(
-        self, frame: Frame, parameters: RefreshParameters, progress: Progress
+        self,
+        frame: Frame,
+        parameters: RefreshParameters,
+        progress: Progress,
+        interrupts: Interrupts,
     ) -> None:
         self.began = time.monotonic()
+        self.interrupts = interrupts
         self.frame = frame
         self.parameters = parameters
         self.progress = progress
@@ -146,7 +154,12 @@ class _Search:
     ) -> PackingResult:
         problem = self._at(self.free, candidate)
         end = self.began + self.parameters.time_limit_s
-        return pack_component(problem, devices, self._effort(seconds), end)
+        try:
+            with self.interrupts.let_in():
+                effort = self.parameters.effort(seconds)
+                return pack_component(problem, devices, effort, end)
+        except KeyboardInterrupt:
+            return PackingResult(Outcome.UNKNOWN, None)
 
     def _with_least_memory(self, candidate: Candidate) -> tuple[Packing, int | None]:
         """A packing of a candidate, with as low a peak as the time allows."""
@@ -157,6 +170,8 @@ class _Search:
         peaks = schedule_of(packing).peak_memory
         bound = 0
         for number, known in enumerate(self.known):
+            if self.interrupts.heard:
+                break
             share = max(
                 _LEAST_MEMORY_S / len(self.known),
                 self._left() / (len(self.known) - number),
@@ -179,7 +194,7 @@ class _Search:
             result = pack(
                 problem,
                 known.devices,
-                self._effort(seconds / len(WAYS)),
+                self.parameters.effort(seconds / len(WAYS)),
                 minimise_memory=True,
                 **way,
             )
@@ -197,7 +212,7 @@ class _Search:
             seconds = min(_LOOSENING_S, self._left())
             if seconds <= 0:
                 return None
-            effort = self._effort(seconds)
+            effort = self.parameters.effort(seconds)
             return pack(problem, devices, effort, outlined=True).start
 
         devices = [known.devices for known in self.known]
@@ -267,12 +282,6 @@ class _Search:
             latest=candidate.latest,
         )
 
-    def _effort(self, seconds: float) -> Effort:
-        return Effort(
-            time_limit_s=seconds,
-            workers=self.parameters.workers,
-            seed=self.parameters.seed,
-        )
-
     def _left(self) -> float:
-        return self.began + self.parameters.time_limit_s - time.monotonic()
+        end = self.began + self.parameters.time_limit_s
+        return Deadline(end, self.interrupts).left

@@ -16,13 +16,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import takewhile
 
-from schedopt.cpsat import Effort, Sliding, fits_no_space
+from schedopt.cpsat import Sliding, fits_no_space
 from schedopt.refresh.bounds import STRICT, best_bound, interval_of
 from schedopt.refresh.cycle import Cycle
 from schedopt.refresh.frame import Frame
 from schedopt.refresh.moving_bounds import bounds_at_any_times
 from schedopt.refresh.settings import Freedom, Minimise
-from schedopt.refresh.stretching import ends_together
+from schedopt.solve.deadline import Deadline
+from schedopt.solve.interrupts import Interrupts, hearing_interrupts
 from schedopt.solve.refresh_attempts import Packed, attempt
 from schedopt.solve.refresh_candidates import MOST_STEPS, Candidate, Candidates
 from schedopt.solve.refresh_solution import (
@@ -45,7 +46,8 @@ def improve_moving(
 
     The bounds of the solution hold for everything that ``parameters.freedom`` allows.
     """
-    return _Search(frozen, parameters, progress).solve()
+    with hearing_interrupts() as interrupts:
+        return _Search(frozen, parameters, progress, interrupts).solve()
 
 
 class _Search:
@@ -54,7 +56,9 @@ class _Search:
         frozen: RefreshSolution,
         parameters: RefreshParameters,
         progress: Progress,
+        interrupts: Interrupts,
     ) -> None:
+        self.interrupts = interrupts
         self.began = time.monotonic() - frozen.wall_seconds
         self.frame = frozen.frame
         self.parameters = parameters
@@ -74,9 +78,9 @@ class _Search:
             return self._solution(Status.INFEASIBLE, reason)
         if not self.too_long:
             share = _SHARE_OF_SLIDING if self._may_reorder else 1.0
-            self._improve(Freedom.SLIDING, time.monotonic() + share * self._left())
+            self._improve(Freedom.SLIDING, self._deadline(share))
         if self._may_reorder:
-            self._improve(Freedom.REORDERED, time.monotonic() + self._left())
+            self._improve(Freedom.REORDERED, self._deadline(1.0))
         if self.best is None:
             return self._solution(Status.UNKNOWN, "no packing was found in time")
         is_best = all(self._is_impossible(one) for one in self._better())
@@ -114,7 +118,7 @@ class _Search:
 
     # -- solving --------------------------------------------------------------
 
-    def _improve(self, freedom: Freedom, end: float) -> None:
+    def _improve(self, freedom: Freedom, end: Deadline) -> None:
         """A short pass over the candidates; then those that it left undecided.
 
         Where the interval is minimised, each is first tried at any age.
@@ -123,26 +127,26 @@ class _Search:
             self._improve_at_any_age(freedom, end)
         undecided = []
         for candidate in self._better():
-            left = end - time.monotonic()
+            left = end.left
             if left <= 0 or self._found(candidate, freedom, min(left, _FIRST_PASS_S)):
                 break
             undecided.append(candidate)
         for number, candidate in enumerate(undecided):
-            left = (end - time.monotonic()) / (len(undecided) - number)
+            left = end.left / (len(undecided) - number)
             if left <= 0 or (
                 not self._is_impossible(candidate)
                 and self._found(candidate, freedom, left)
             ):
                 break
 
-    def _improve_at_any_age(self, freedom: Freedom, end: float) -> None:
+    def _improve_at_any_age(self, freedom: Freedom, end: Deadline) -> None:
         """Shorter intervals, in half of the time."""
         known = self.best.cycle.interval if self.best else MOST_STEPS
         shorter = [c for c in self.candidates.at_any_age() if c.interval < known]
-        seconds = (end - time.monotonic()) / 2
+        seconds = end.left / 2
         for candidate in shorter:
             share = max(_FIRST_PASS_S, seconds / len(shorter))
-            left = end - time.monotonic()
+            left = end.left
             if left <= 0 or self._found(candidate, freedom, min(left, share)):
                 break
 
@@ -154,7 +158,11 @@ class _Search:
             wrap=self.parameters.wrap,
             latest=candidate.latest,
         )
-        found = attempt(freedom, task, self._effort(seconds))
+        try:
+            with self.interrupts.let_in():
+                found = attempt(freedom, task, self.parameters.effort(seconds))
+        except KeyboardInterrupt:
+            return False
         what = f"interval {candidate.interval}, age {candidate.age}, {freedom.value}"
         if found.is_impossible:
             self.impossible.add(candidate)
@@ -166,15 +174,10 @@ class _Search:
         self.progress(what)
         return True
 
-    def _effort(self, seconds: float) -> Effort:
-        return Effort(
-            time_limit_s=seconds,
-            workers=self.parameters.workers,
-            seed=self.parameters.seed,
-        )
-
-    def _left(self) -> float:
-        return self.began + self.parameters.time_limit_s - time.monotonic()
+    def _deadline(self, share: float) -> Deadline:
+        """When a share of the time that is left will have gone by."""
+        end = self.began + self.parameters.time_limit_s
+        return Deadline(end, self.interrupts).part(share)
 
     # -- results --------------------------------------------------------------
 
@@ -224,7 +227,7 @@ def _candidates(
     together: then the strict bound holds for the steps up to the last one, even if work
     wraps. Elsewhere a step's ops may move so far that no count of steps says anything.
     """
-    together = ends_together(frame)
+    together = frame.ends_together
     least = interval_of(bounds_at_any_times(frame, wrap=parameters.wrap))
     strict = [
         bound

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
+from schedopt.cpsat import Effort
 from schedopt.refresh.bounds import IntervalBound
 from schedopt.refresh.cycle import Cycle
 from schedopt.refresh.frame import Frame
@@ -31,6 +32,10 @@ class RefreshParameters:
     workers: int = 2
     seed: int = 0
 
+    def effort(self, seconds: float) -> Effort:
+        """How one run of CP-SAT searches for so long."""
+        return Effort(time_limit_s=seconds, workers=self.workers, seed=self.seed)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefreshSolution:
@@ -52,6 +57,8 @@ class RefreshSolution:
     memory_bound : int or None
         What no packing of this interval and age can be below, grains; None where that
         is not known.
+    is_interrupted : bool
+        Whether Ctrl-C ended the search; what had been found by then stands.
     """
 
     frame: Frame
@@ -66,6 +73,7 @@ class RefreshSolution:
     memory_bound: int | None
     wall_seconds: float
     reason: str = ""
+    is_interrupted: bool = False
 
     @property
     def rank(self) -> tuple[float, ...]:
