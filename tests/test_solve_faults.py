@@ -17,6 +17,7 @@ from schedopt.build import build_graph
 from schedopt.instance import Objective
 from schedopt.solve import Solution, SolveParameters, Status, solve, solving
 from schedopt.solve.portfolio import Grace, Portfolio
+from schedopt.solve.processes import Ended, WorkerProcess, event_queue
 from schedopt.solve.starts import starts
 from schedopt.verify import violations
 from tests.solve_helpers import (
@@ -400,6 +401,28 @@ def test_a_module_of_the_users_folder_is_not_taken_for_a_library(
     monkeypatch.chdir(tmp_path)
     solution = solve(INSTANCE, SolveParameters(time_limit_s=60))
     assert (solution.reason, solution.status) == ("", Status.OPTIMAL)
+
+
+@pytest.mark.parametrize("slow", [1, 2, 3])
+def test_a_process_that_ends_before_its_threads_begin(
+    slow: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Also by a Ctrl-C that reaches it before it is in a session of its own.
+    start, started = threading.Thread.start, []
+
+    def slow_start(thread: threading.Thread) -> None:
+        started.append(thread)
+        if len(started) == slow:
+            time.sleep(0.3)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", slow_start)
+    events = event_queue()
+    command = ("-c", "import sys; sys.exit('no such thing')")
+    worker = WorkerProcess(1, {}, events, command)
+    event = events.get(timeout=PATIENCE_S)
+    worker.close()
+    assert event == Ended(1, "ended with code 1 (no such thing)")
 
 
 def test_solving_in_another_thread() -> None:

@@ -135,9 +135,11 @@ class WorkerProcess:
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
-        *_, self._errors = self._threads = [
+        # The listener comes last: it waits for the last words when the process has
+        # ended, which can be at once.
+        self._errors, *_ = self._threads = [
             threading.Thread(target=work, name=f"worker {number}", daemon=True)
-            for work in (self._listen, self._talk, self._keep_last_words)
+            for work in (self._keep_last_words, self._talk, self._listen)
         ]
         try:
             for thread in self._threads:
