@@ -14,8 +14,7 @@ from ortools.sat.python import cp_model
 from schedopt.build import build_graph
 from schedopt.opgraph import OpGraph
 from schedopt.ops import Op, OpKind
-from schedopt.refresh.frame import Frame
-from schedopt.refresh.problem import with_interval
+from schedopt.refresh.frame import Frame, with_interval
 
 
 class Truth(NamedTuple):

@@ -20,8 +20,7 @@ from ortools.sat.python import cp_model
 from schedopt.build import build_graph
 from schedopt.instance import StepBarrier
 from schedopt.ops import Op, OpKind
-from schedopt.refresh.frame import END_OF_STEP, Frame
-from schedopt.refresh.problem import with_interval
+from schedopt.refresh.frame import END_OF_STEP, Frame, with_interval
 
 
 class Shortest(NamedTuple):

@@ -19,7 +19,6 @@ from schedopt.instance import (
     StepBarrier,
 )
 from schedopt.refresh.frame import Frame
-from schedopt.refresh.problem import refresh_graph
 from tests.refresh_trainings import frame_under
 
 MOST_OPS = 36  # of a refresh
@@ -34,7 +33,7 @@ def tiny_frame(rng: random.Random) -> Frame:
             frame = frame_under(schedule, _instance(rng, schedule == "chimera"))
         except NotApplicableError:  # too few microbatches
             continue
-        ops = len(refresh_graph(frame.instance).ops) - len(frame.start)
+        ops = len(frame.with_refresh.ops) - len(frame.start)
         if 0 < ops <= MOST_OPS and any(frame.idle):
             return frame
 

@@ -28,7 +28,6 @@ from schedopt.refresh.moving_bounds import bounds_at_any_times
 from schedopt.refresh.problem import Packing, Problem, problem_of, without_memory
 from schedopt.refresh.settings import Freedom
 from schedopt.refresh.step_bounds import StepBounds
-from schedopt.refresh.unrolling import cycle_of
 from schedopt.solve.frames import frame_named
 from schedopt.solve.refresh import solve_refresh
 from schedopt.solve.refresh_front import solve_front
@@ -91,7 +90,7 @@ def test_a_device_that_ends_a_step_early_works_until_the_others_do(
     assert not frame.ends_at_once
     assert frame.period == 74
     problem = without_memory(problem_of(frame, 1))
-    assert cycle_of(Packing(problem, packed(problem), "counts")).broken == ()
+    assert Packing(problem, packed(problem), "counts").cycle.broken == ()
     bound = best_bound(bounds_at_any_times(frame, wrap=False))
     assert bound is not None
     assert bound.interval == 1
@@ -175,7 +174,7 @@ def test_a_gap_that_begins_at_a_steps_very_end_is_there_after_the_last_one() -> 
     assert [(one.step, one.begin) for one in problem.bins[2]][-1] == (1, frame.period)
     start = packed(problem)
     assert min(start.values()) >= frame.period
-    assert cycle_of(Packing(problem, start, "counts")).broken == ()
+    assert Packing(problem, start, "counts").cycle.broken == ()
     bound = best_bound(interval_bounds(frame, wrap=False))
     assert bound is not None
     assert bound.interval == 1

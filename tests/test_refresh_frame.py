@@ -32,7 +32,6 @@ from schedopt.refresh.frame import (
     step_alone,
 )
 from schedopt.refresh.problem import Packing, Problem, problem_of
-from schedopt.refresh.unrolling import schedule_of
 from schedopt.verify import Work, kfac_violations, violations
 
 PLAIN = StageCost(
@@ -135,7 +134,7 @@ def test_collectives_of_two_stages_queue_on_both_devices() -> None:
     # Stage 1's gradients are complete at 8, those of stage 0 at 12.
     assert of.start[Op.parse("1REDUCE_GRAD0")] == 8
     assert of.start[Op.parse("0REDUCE_GRAD0")] == 58
-    schedule = schedule_of(Packing(problem_of(of, 1, wrap=False), {}, "none"))
+    schedule = Packing(problem_of(of, 1, wrap=False), {}, "none").cycle.schedule
     assert violations(schedule.graph, schedule.start) == ()
 
 
@@ -198,7 +197,7 @@ def test_every_frame_repeats_without_breaking_a_rule(seed: int) -> None:
         of = frame_of(run.schedule, derive(instance, run.form))
         assert_gaps_are_what_is_left(of)
         empty = Packing(problem_of(of, 2, wrap=False), {}, "none")
-        schedule = schedule_of(empty)
+        schedule = empty.cycle.schedule
         assert schedule.makespan <= 3 * of.period + max(map(of.end, of.start))
         assert violations(schedule.graph, schedule.start) == ()
         count += 1
@@ -305,7 +304,7 @@ def test_a_packing_as_a_schedule(
     of = frame(name, instance)
     interval = 12
     problem = problem_of(of, interval, wrap=wrap)
-    schedule = schedule_of(Packing(problem, packed(problem), "one by one"), 3)
+    schedule = Packing(problem, packed(problem), "one by one").cycle.unrolled(3)
     assert violations(schedule.graph, schedule.start) == ()
     data = schedule.graph.data
     works = [Work(op, data[op].device, data[op].duration) for op in schedule.start]

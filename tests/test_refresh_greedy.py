@@ -24,7 +24,6 @@ from schedopt.refresh.greedy import (
     works_of,
 )
 from schedopt.refresh.greedy_packing import packing_of
-from schedopt.refresh.unrolling import schedule_of
 from schedopt.verify import violations
 from tests.refresh_trainings import published_frame, random_frame
 
@@ -96,7 +95,7 @@ def test_every_row_is_a_packing_within_its_interval(row: Row) -> None:
     assert conversion.packing is not None, conversion.why_not
     problem = conversion.packing.problem
     assert (problem.interval, problem.wrap) == (max(row.intervals), False)
-    schedule = schedule_of(conversion.packing)
+    schedule = conversion.packing.cycle.schedule
     assert violations(schedule.graph, schedule.start) == ()
 
 
@@ -234,7 +233,7 @@ def test_a_packing_of_the_rule_breaks_no_rule() -> None:
         assert (packing is None) == bool(conversion.why_not)
         if packing is None:
             continue
-        schedule = schedule_of(packing, refreshes=3)
+        schedule = packing.cycle.unrolled(3)
         assert violations(schedule.graph, schedule.start) == ()
         kinds[frame.instance.placement.value, packing.problem.wrap] += 1
     placements = ("linear", "looped", "v", "bidirectional")

@@ -24,7 +24,6 @@ from schedopt.refresh.greedy_packing import packing_of
 from schedopt.refresh.measures import Measures, measures_of
 from schedopt.refresh.problem import Packing, problem_of
 from schedopt.refresh.tolerance import _circle, _Wait, tolerance_of
-from schedopt.refresh.unrolling import cycle_of, schedule_of
 from schedopt.schedule import Schedule
 from schedopt.verify import violations
 from tests.kfac_instances import training
@@ -65,7 +64,7 @@ def tiny(barrier: StepBarrier = StepBarrier.DEVICE, inversion_b: int = 7) -> Fra
 
 
 def measured(packing: Packing) -> Measures:
-    return measures_of(cycle_of(packing))
+    return measures_of(packing.cycle)
 
 
 def packed(interval: int, frame: Frame | None = None, **start: int) -> Packing:
@@ -83,7 +82,7 @@ def packed(interval: int, frame: Frame | None = None, **start: int) -> Packing:
     packing = Packing(
         problem_of(frame or tiny(), interval, wrap=False), starts, "by hand"
     )
-    schedule = schedule_of(packing)
+    schedule = packing.cycle.schedule
     assert violations(schedule.graph, schedule.start) == ()
     return packing
 
@@ -106,7 +105,7 @@ SPREAD = {
 
 def test_an_inverse_counts_from_the_first_preconditioning_after_its_end() -> None:
     packing = packed(3, **SPREAD)
-    uses = {str(op): step for op, step in cycle_of(packing).first_uses.items()}
+    uses = {str(op): step for op, step in packing.cycle.first_uses.items()}
     # Device 0 preconditions at 20, 42, 64; device 1 at 14, 36, 58, 80.
     assert uses == {
         "0INVERSION0:x.A": 0,
@@ -125,7 +124,7 @@ def test_an_inverse_that_ends_when_preconditioning_begins_is_used() -> None:
     frame = tiny(StepBarrier.EVERYONE, inversion_b=6)
     # Device 1 preconditions at 20, 42, 64; its inversions end at 42 and 64.
     exact = {"A1": 14, "B1": 16, "IA1": 37, "IB1": 58}
-    uses = cycle_of(packed(4, frame, **SPREAD | exact)).first_uses
+    uses = packed(4, frame, **SPREAD | exact).cycle.first_uses
     assert [uses[Op(OpKind.INVERSION, 1, 0, 0, part)] for part in ("x.A", "x.B")] == [
         1,
         2,
@@ -231,7 +230,7 @@ def test_measures_agree_with_each_other_and_with_what_happens() -> None:
             continue
         seen += 1
         measures = measured(packing)
-        schedule = schedule_of(packing)
+        schedule = packing.cycle.schedule
         period, interval = measures.period, measures.interval
         for one in measures.devices:
             assert one.peak_memory == schedule.peak_memory[one.device]
@@ -242,7 +241,7 @@ def test_measures_agree_with_each_other_and_with_what_happens() -> None:
             if one.first_use is not None:
                 assert one.largest_age == one.first_use + interval - 1
         assert measures.tolerance is not None
-        assert measures.tolerance == tolerance_of(cycle_of(packing))
+        assert measures.tolerance == tolerance_of(packing.cycle)
         assert_tolerance(packing, measures.tolerance)
     assert seen >= 8
 
@@ -258,7 +257,7 @@ def assert_tolerance(packing: Packing, tolerance: Fraction) -> None:
 
 
 def fits(packing: Packing, factor: Fraction) -> bool:
-    schedule = schedule_of(packing, refreshes=6)
+    schedule = packing.cycle.unrolled(6)
     ours = {op for op in schedule.start if op._replace(step=0) in packing.start}
     assert len(ours) == 6 * len(packing.start)
     end = {op: Fraction(schedule.end(op)) for op in schedule.start if op not in ours}

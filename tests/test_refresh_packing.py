@@ -23,7 +23,6 @@ from schedopt.ops import Op
 from schedopt.refresh.bounds import best_bound, interval_bounds
 from schedopt.refresh.frame import Frame
 from schedopt.refresh.problem import Packing, Problem, problem_of, without_memory
-from schedopt.refresh.unrolling import cycle_of, schedule_of
 from schedopt.verify import violations
 from tests.kfac_instances import MODULES, STAGE, training
 from tests.refresh_interval_model import truth
@@ -87,7 +86,7 @@ def said(problem: Problem) -> Said:
 
 
 def broken(problem: Problem, start: dict[Op, int]) -> tuple[object, ...]:
-    schedule = schedule_of(Packing(problem, start, "counts"))
+    schedule = Packing(problem, start, "counts").cycle.schedule
     return violations(schedule.graph, schedule.start)
 
 
@@ -200,9 +199,7 @@ def outcomes() -> Counter[tuple[bool, str]]:
         if start is not None:
             assert broken(problem, start) == (), seed
             packing = Packing(problem, start, "counts")
-            assert (
-                max(cycle_of(packing).first_uses.values(), default=0) <= one.latest
-            ), seed
+            assert max(packing.cycle.first_uses.values(), default=0) <= one.latest, seed
             assert exists is not False, seed
         if exists is not None:
             is_decided = is_impossible or start is not None
@@ -235,7 +232,7 @@ def test_no_packing_has_a_peak_below_the_bound() -> None:
         cases += 1
         tight += bound == least
         if start is not None:
-            schedule = schedule_of(Packing(problem, start, "counts"))
+            schedule = Packing(problem, start, "counts").cycle.schedule
             assert max(schedule.peak_memory) == peak, seed
             assert peak >= least, seed
             assert said(limited(problem, peak)).start is not None, seed

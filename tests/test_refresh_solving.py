@@ -21,7 +21,6 @@ from schedopt.refresh.frame import Frame
 from schedopt.refresh.measures import measures_of
 from schedopt.refresh.problem import Packing, Problem, problem_of
 from schedopt.refresh.settings import Minimise
-from schedopt.refresh.unrolling import cycle_of, schedule_of
 from schedopt.solve import refresh_frames
 from schedopt.solve.frames import NamedFrame
 from schedopt.solve.refresh import solve_refresh
@@ -71,7 +70,7 @@ def solved(
 
 
 def is_valid(packing: Packing) -> bool:
-    schedule = schedule_of(packing)
+    schedule = packing.cycle.schedule
     return violations(schedule.graph, schedule.start) == ()
 
 
@@ -258,7 +257,7 @@ def test_the_result_is_never_worse_than_the_greedys(
         solution = tiny_solved(seed, wrap, minimise)
         for greedy in greedy_packings(tiny(seed), wrap=wrap):
             assert solution.cycle is not None, seed
-            found, theirs = measures_of(solution.cycle), measures_of(cycle_of(greedy))
+            found, theirs = measures_of(solution.cycle), measures_of(greedy.cycle)
             if minimise is Minimise.AGE:
                 assert (found.largest_age or 0) <= (theirs.largest_age or 0), seed
             else:
@@ -382,7 +381,7 @@ def test_what_is_learnt_is_a_components_own_part() -> None:
     assert {data[op].device for op in start} == {1}
     assert set(start.items()) <= set(packing.start.items())
     assert candidate.interval == packing.problem.interval
-    uses = cycle_of(packing).first_uses
+    uses = packing.cycle.first_uses
     assert candidate.latest == max(uses[op] for op in start if op in uses)
     assert candidate.age == candidate.latest + candidate.interval - 1
 

@@ -1,8 +1,8 @@
 """The least refresh interval of PipeFisher's examples.
 
 Usage, from the repository's root: ``python results/pipefisher/refresh.py``. Seven
-trainings in every setting (``refresh.jsonl``, ``refresh.md``), then all others on 4 and
-8 devices in one setting and for less long (``others.jsonl``, ``others.md``). What the
+trainings in every setting (``refresh.jsonl``, ``refresh.md``), then all others in one
+setting and for less long (``others.jsonl``, ``others.md``). What the
 records hold is not run again (remove lines to run them); ``--no-runs`` only writes the
 tables. Seconds depend on the machine, values do not where they are proven.
 """
@@ -37,8 +37,6 @@ TIME_LIMIT_OF_OTHERS_S = 20.0
 LATENCY_MS = 0.02
 BYTES_PER_SECOND = 10_000_000_000
 BYTES_PER_MIB = 2**20
-
-MOST_DEVICES = 8  # of the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +142,7 @@ def may_gain(row: Row, setting: Setting) -> bool:
 
 
 def others() -> Iterator[tuple[Row, Setting]]:
-    """All other profiles on 4 and 8 devices, strict.
+    """All other profiles, strict.
 
     Where the greedy takes fewer steps, as its work wraps, wrapping is allowed, too.
     """
@@ -157,7 +155,7 @@ def others() -> Iterator[tuple[Row, Setting]]:
         model, gpu, batch, devices, blocks, way = name.groups()
         for schedule in ("chimera",) if way else ("gpipe", "1f1b"):
             row = Row(model, schedule, int(devices), int(blocks), gpu, int(batch))
-            if row.devices <= MOST_DEVICES and row not in ROWS:
+            if row not in ROWS:
                 yield row, strict
     for record in records(HERE / "others.jsonl"):
         if record.get("interval", 0) > max(record["greedy_intervals"]):
@@ -303,7 +301,7 @@ def table_of_others(found: list[dict[str, Any]]) -> str:
     serial = [record for record in found if record["greedy_serial"]]
     proven = sum(record["status"] == "optimal" for record in found)
     lines = [
-        "# Refresh intervals of all other profiles on 4 and 8 devices",
+        "# Refresh intervals of all other profiles",
         "",
         f"`--objective refresh --minimise k`, {TIME_LIMIT_OF_OTHERS_S:g} s each, 2"
         " workers; strict, inversions halved, no network, pipeline frozen. Where the"

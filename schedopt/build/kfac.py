@@ -156,8 +156,12 @@ class _Builder:
     def refresh(self, step: int) -> None:
         """The curvature and the inversions of the data of one step."""
         for stage in range(len(self.instance.stages)):
+            sized = [
+                (factor, exact(factor.curvature), self._grains(factor.saved))
+                for factor in self.factors[stage]
+            ]
             for microbatch in range(self.instance.microbatches):
-                self._curvature(step, stage, microbatch)
+                self._curvature(step, stage, microbatch, sized)
         for add in (self._reduction, self._inversion):
             for factors in self.factors:
                 for factor in factors:
@@ -165,8 +169,17 @@ class _Builder:
         if step:
             self._after_refresh(step - self.kfac.interval, step)
 
-    def _curvature(self, step: int, stage: int, microbatch: int) -> None:
-        """Every factor's share of a microbatch, and what waits for it in memory."""
+    def _curvature(
+        self,
+        step: int,
+        stage: int,
+        microbatch: int,
+        sized: Sequence[tuple[Factor, Fraction, int]],
+    ) -> None:
+        """Every factor's share of a microbatch, and what waits for it in memory.
+
+        With each factor come its curvature's time and the grains of what it saves.
+        """
         work = self.of_microbatch[step, stage, microbatch]
         recomputed = stage in self.instance.recompute
         first_kinds = (
@@ -179,13 +192,12 @@ class _Builder:
         scales = self.instance.microbatch_scale
         scale = exact(scales[microbatch]) if scales else Fraction(1)
         kept = 0
-        for factor in self.factors[stage]:
+        for factor, time, size in sized:
             share = factor.share(microbatch, step)
-            self._compute(share, exact(factor.curvature) * scale, device)
+            self._compute(share, time * scale, device)
             is_input = factor.side == "A"
             makers = inputs if is_input else outputs
             self.draft.edges(makers, (share,))
-            size = self._grains(factor.saved)
             if size == 0:
                 continue
             users = (*last, share) if is_input else (share,)

@@ -15,8 +15,7 @@ from functools import cached_property
 from schedopt.build import build_graph
 from schedopt.instance import Instance
 from schedopt.ops import Op, OpKind
-from schedopt.refresh.frame import Frame
-from schedopt.refresh.problem import refresh_graph, with_interval
+from schedopt.refresh.frame import Frame, with_interval
 from schedopt.schedule import Schedule
 from schedopt.verify import Violation, violations
 
@@ -100,7 +99,7 @@ class Cycle:
     @cached_property
     def first_uses(self) -> Mapping[Op, int]:
         """For each inversion the first step whose preconditioning uses its inverse."""
-        data = refresh_graph(self.frame.instance).data
+        data = self.frame.with_refresh.data
         found = {}
         for op, time in self.start.items():
             if op.kind is OpKind.INVERSION:

@@ -13,7 +13,7 @@ import networkx as nx
 from schedopt.ops import Op
 from schedopt.refresh.frame import END_OF_STEP, Frame
 from schedopt.refresh.moving_bounds import heads_of
-from schedopt.refresh.problem import FactorClass, refresh_graph
+from schedopt.refresh.problem import FactorClass
 
 
 class DataTimes:
@@ -25,7 +25,7 @@ class DataTimes:
     def __init__(self, frame: Frame, pipeline: int) -> None:
         self._frame = frame
         self._pipeline = pipeline
-        self._graph = refresh_graph(frame.instance)
+        self._graph = frame.with_refresh
         self._heads = heads_of(frame)
         self._known: dict[frozenset[Op], int] = {}
 

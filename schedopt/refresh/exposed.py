@@ -21,7 +21,6 @@ from schedopt.opgraph import Stream
 from schedopt.ops import Op, OpKind
 from schedopt.refresh.frame import END_OF_STEP, Frame, period_of
 from schedopt.refresh.greedy import works_of
-from schedopt.refresh.problem import refresh_graph
 from schedopt.schedule import Schedule
 
 _END_IN_TURN = (
@@ -80,7 +79,7 @@ class _Replay:
     """The pipeline's ops of a step, and more ops after them."""
 
     def __init__(self, frame: Frame) -> None:
-        self.graph = refresh_graph(frame.instance)
+        self.graph = frame.with_refresh
         self.start: dict[Op, int] = {}
         self._free: dict[Stream, int] = {}
         for op, time in frame.start.items():

@@ -72,6 +72,13 @@ class Frame:
         return self.start[op] + self.graph.data[op].duration
 
     @cached_property
+    def with_refresh(self) -> OpGraph:
+        """The op graph of one step with a refresh."""
+        return build_graph(
+            with_interval(self.instance, interval=1, refreshes=1, steps=1)
+        )
+
+    @cached_property
     def gaps(self) -> tuple[tuple[Gap, ...], ...]:
         """For each device its gaps in a step, by begin."""
         return tuple(
@@ -117,11 +124,16 @@ class Frame:
 
     def preconditioning(self, device: int) -> int:
         """When a device first preconditions in a step, ticks from the step's start."""
-        return min(
-            start
-            for op, start in self.start.items()
-            if op.kind is OpKind.PRECONDITION and self.graph.data[op].device == device
-        )
+        return self._preconditioning[device]
+
+    @cached_property
+    def _preconditioning(self) -> Mapping[int, int]:
+        first: dict[int, int] = {}
+        for op, start in self.start.items():
+            if op.kind is OpKind.PRECONDITION:
+                device = self.graph.data[op].device
+                first[device] = min(start, first.get(device, start))
+        return first
 
     def _gaps_of(self, device: int) -> list[Gap]:
         stream = Stream(StreamKind.COMPUTE, device)
@@ -145,6 +157,18 @@ class Frame:
             else gap
             for gap in gaps
         )
+
+
+def with_interval(
+    instance: Instance, *, interval: int, refreshes: int, steps: int
+) -> Instance:
+    """The training with another refresh interval, unrolled for so many steps."""
+    kfac = instance.kfac or Kfac()
+    return replace(
+        instance,
+        steps=steps,
+        kfac=replace(kfac, interval=interval, refreshes=refreshes),
+    )
 
 
 def step_alone(instance: Instance) -> Instance:

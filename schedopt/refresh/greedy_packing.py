@@ -9,9 +9,7 @@ from schedopt.opgraph import Stream
 from schedopt.ops import Op, OpKind
 from schedopt.refresh.frame import Frame, Gap
 from schedopt.refresh.greedy import Greedy, gaps_alone, refresh_device, works_of
-from schedopt.refresh.problem import Packing, problem_of, refresh_graph
-from schedopt.refresh.unrolling import schedule_of
-from schedopt.verify import violations
+from schedopt.refresh.problem import Packing, problem_of
 
 METHOD = "PipeFisher's greedy"
 
@@ -57,8 +55,7 @@ def packing_of(greedy: Greedy) -> Conversion:
     start.update(_syncs(frame, start, interval))
     problem = problem_of(frame, interval, wrap=wrap)
     packing = Packing(problem, start, METHOD)
-    schedule = schedule_of(packing)
-    broken = violations(schedule.graph, schedule.start)
+    broken = packing.cycle.broken
     return Conversion(None, broken[0].detail) if broken else Conversion(packing)
 
 
@@ -89,7 +86,7 @@ def _shift(frame: Frame, gap: Gap) -> int | None:
 
 def _syncs(frame: Frame, start: dict[Op, int], interval: int) -> dict[Op, int]:
     """Every sync after what it waits for, as early as its streams are free."""
-    graph = refresh_graph(frame.instance)
+    graph = frame.with_refresh
     busy: dict[Stream, list[tuple[int, int]]] = {}
     for op, time in frame.start.items():
         for stream in frame.graph.data[op].streams:

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 
 from schedopt.refresh.cycle import Cycle
 from schedopt.refresh.frame import END_OF_STEP
-from schedopt.refresh.problem import refresh_graph
 from schedopt.verify import Rule
 
 
@@ -45,7 +44,7 @@ def breaks_memory(cycle: Cycle) -> bool:
 def _crossings(cycle: Cycle) -> Iterator[str]:
     """Work that runs after its device has begun the next cycle."""
     frame = cycle.frame
-    data = refresh_graph(frame.instance).data
+    data = frame.with_refresh.data
     for op, time in cycle.start.items():
         first = min(
             (

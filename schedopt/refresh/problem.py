@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
-from schedopt.build import build_graph
-from schedopt.instance import FactorBarrier, Instance, Kfac
+from schedopt.instance import FactorBarrier
 from schedopt.opgraph import Buffer, DeviceMemory, OpGraph
 from schedopt.ops import Op, OpKind
+from schedopt.refresh.cycle import Cycle
 from schedopt.refresh.frame import Frame, Gap
 from schedopt.schedule import Schedule
 
@@ -219,7 +219,7 @@ def problem_of(
 
     Without ``latest`` an inverse may be used as late as the bins allow.
     """
-    graph = refresh_graph(frame.instance)
+    graph = frame.with_refresh
     if latest is None:
         latest = 2 * interval if wrap else interval
     classes = tuple(_classes(graph, frame))
@@ -241,23 +241,6 @@ def without_memory(problem: Problem) -> Problem:
     classes = tuple(one._replace(layers=names) for one, names in layers.items())
     memory = tuple(device._replace(limit=None) for device in problem.memory)
     return replace(problem, classes=classes, memory=memory)
-
-
-def refresh_graph(instance: Instance) -> OpGraph:
-    """The op graph of one step with a refresh."""
-    return build_graph(with_interval(instance, interval=1, refreshes=1, steps=1))
-
-
-def with_interval(
-    instance: Instance, *, interval: int, refreshes: int, steps: int
-) -> Instance:
-    """The training with another refresh interval, unrolled for so many steps."""
-    kfac = instance.kfac or Kfac()
-    return replace(
-        instance,
-        steps=steps,
-        kfac=replace(kfac, interval=interval, refreshes=refreshes),
-    )
 
 
 def _classes(graph: OpGraph, frame: Frame) -> list[FactorClass]:
@@ -333,3 +316,9 @@ class Packing:
     problem: Problem
     start: Mapping[Op, int]
     method: str
+
+    @cached_property
+    def cycle(self) -> Cycle:
+        """The cycle in which every step has the frame's own times."""
+        steps = (self.problem.frame.start,) * self.problem.interval
+        return Cycle(self.problem.frame, self.problem.wrap, steps, self.start)

@@ -14,7 +14,6 @@ from fractions import Fraction
 from schedopt.ops import Op
 from schedopt.refresh.problem import FactorClass, Packing, Problem
 from schedopt.refresh.tolerance import tolerance_of
-from schedopt.refresh.unrolling import cycle_of
 
 Pack = Callable[[Problem, tuple[int, ...]], Mapping[Op, int] | None]
 """Starts of a component's ops, if some are found in the time that there is."""
@@ -30,7 +29,7 @@ def loosened(
 ) -> Packing:
     """The packing that tolerates most among those found; at worst the one given."""
     problem = packing.problem
-    cycle = cycle_of(packing)
+    cycle = packing.cycle
     tolerance = tolerance_of(cycle)
     if tolerance is None:
         return packing
@@ -54,7 +53,7 @@ def loosened(
             high = middle
             continue
         candidate = Packing(problem, found, packing.method)
-        reached = tolerance_of(cycle_of(candidate))
+        reached = tolerance_of(candidate.cycle)
         if reached is not None and reached > tolerance:
             best, tolerance = candidate, reached
         low = max(middle, tolerance)

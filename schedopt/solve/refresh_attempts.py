@@ -28,7 +28,6 @@ from schedopt.refresh.cycle import Cycle
 from schedopt.refresh.moving import breaks_memory, faults_of
 from schedopt.refresh.problem import Packing, Problem, at, problem_of, without_memory
 from schedopt.refresh.settings import Freedom
-from schedopt.refresh.unrolling import cycle_of
 
 _SHARE_OF_PROOF = 0.4  # of the time, where ops slide
 
@@ -139,7 +138,7 @@ def _frozen(task: Sliding, effort: Effort) -> Attempt:
 
 
 def _at_rest(problem: Problem, start: Mapping[Op, int]) -> Packed:
-    cycle = cycle_of(Packing(problem, start, "packing"))
+    cycle = Packing(problem, start, "packing").cycle
     return Packed(cycle, Freedom.FROZEN, 0)
 
 

@@ -27,7 +27,7 @@ from schedopt.errors import NotApplicableError
 from schedopt.instance import Instance, Objective
 from schedopt.refresh.cycle import Cycle
 from schedopt.refresh.frame import Frame, pipeline_alone
-from schedopt.refresh.problem import problem_of, refresh_graph
+from schedopt.refresh.problem import problem_of
 from schedopt.refresh.settings import Freedom, Minimise
 from schedopt.refresh.step_bounds import StepBound, StepBounds
 from schedopt.refresh.stretching import exposed_cycles, stretched
@@ -366,7 +366,7 @@ class _Search:
 def _scale(frame: Frame) -> int:
     """Ticks by which a frame may be stretched without finer times for the solver."""
     moments = (frame.period, frame.pipeline_end)
-    scale = exact_scale(refresh_graph(frame.instance), moments)
+    scale = exact_scale(frame.with_refresh, moments)
     if frame.period <= LARGEST_HORIZON * scale:
         return scale
     return exact_scale(frame.graph, moments)

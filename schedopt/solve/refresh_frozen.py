@@ -18,7 +18,6 @@ from schedopt.refresh.bounds import best_bound, interval_bounds, interval_of
 from schedopt.refresh.frame import Frame
 from schedopt.refresh.problem import Packing, Problem, at, problem_of, without_memory
 from schedopt.refresh.settings import Minimise
-from schedopt.refresh.unrolling import cycle_of, schedule_of
 from schedopt.solve.deadline import Deadline
 from schedopt.solve.interrupts import Interrupts, hearing_interrupts
 from schedopt.solve.loosening import loosened
@@ -31,7 +30,6 @@ from schedopt.solve.refresh_solution import (
     RefreshSolution,
 )
 from schedopt.solve.solution import Status
-from schedopt.verify import violations
 
 _FIRST_PASS_S = 12.0  # per component of a candidate
 _SHARE_OF_MEMORY = 0.25  # of the time limit
@@ -96,7 +94,7 @@ class _Search:
         packing = self._loosened(packing)
         is_best = all(map(self._is_impossible, self._before(best)))
         if self.parameters.minimise is Minimise.MEMORY and memory_bound is not None:
-            peak = max(schedule_of(packing).peak_memory)
+            peak = max(packing.cycle.schedule.peak_memory)
             is_best = is_best and peak <= memory_bound
         status = Status.OPTIMAL if is_best else Status.FEASIBLE
         return self._solution(status, packing, memory=memory_bound)
@@ -167,7 +165,7 @@ class _Search:
         packing = self._packing(candidate, starts)
         if not any(share.size for g in self.full.classes for share in g.shares):
             return packing, None
-        peaks = schedule_of(packing).peak_memory
+        peaks = packing.cycle.schedule.peak_memory
         bound = 0
         for number, known in enumerate(self.known):
             if self.interrupts.heard:
@@ -231,9 +229,7 @@ class _Search:
     @staticmethod
     def _checked(packing: Packing) -> Packing:
         """The packing, after the verifier has passed it."""
-        schedule = schedule_of(packing)
-        broken = violations(schedule.graph, schedule.start)
-        if broken:
+        if broken := packing.cycle.broken:
             msg = f"a packing breaks a rule, which is a fault of schedopt: {broken[0]}"
             raise AssertionError(msg)
         return packing
@@ -265,7 +261,7 @@ class _Search:
             frame=self.frame,
             parameters=self.parameters,
             status=status,
-            cycle=None if packing is None else cycle_of(packing),
+            cycle=None if packing is None else packing.cycle,
             bound=best_bound(self.bounds),
             least_interval=None if is_impossible else self._least_interval(),
             least_age=None if is_impossible else self._least_age(),

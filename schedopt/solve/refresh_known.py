@@ -18,9 +18,7 @@ from schedopt.refresh.frame import Frame
 from schedopt.refresh.greedy import MARGIN, greedy_of
 from schedopt.refresh.greedy_packing import packing_of
 from schedopt.refresh.problem import Packing, Problem, problem_of
-from schedopt.refresh.unrolling import cycle_of, schedule_of
 from schedopt.solve.refresh_candidates import Candidate
-from schedopt.verify import violations
 
 _RULES = ((MARGIN, FactorBarrier.DEVICE), (Fraction(0), FactorBarrier.FACTOR))
 
@@ -59,7 +57,7 @@ class Known:
             for op, time in packing.start.items()
             if data[op].device in self.devices
         }
-        uses = (use for op, use in cycle_of(packing).first_uses.items() if op in start)
+        uses = (use for op, use in packing.cycle.first_uses.items() if op in start)
         self.found[Candidate(packing.problem.interval, max(uses, default=0))] = start
 
 
@@ -76,8 +74,7 @@ def greedy_packings(frame: Frame, *, wrap: bool) -> Iterator[Packing]:
         if not wrap:
             problem = problem_of(frame, _steps(packing))
             packing = Packing(problem, packing.start, packing.method)
-            schedule = schedule_of(packing)
-            if violations(schedule.graph, schedule.start):
+            if packing.cycle.broken:
                 continue
         yield packing
 
