@@ -29,7 +29,7 @@ from schedopt.instance import (
 from schedopt.opgraph import OpGraph, Stream, StreamKind
 from schedopt.ops import Op
 from schedopt.schedule import Order, Schedule
-from schedopt.simulate import dispatch, simulate, with_memory_edges
+from schedopt.simulate import dispatch, simulate, tails, with_memory_edges
 from schedopt.verify import Rule, violations
 
 seeds = st.integers(0, 2**32)
@@ -288,6 +288,24 @@ def test_two_simulators_agree(seed: int) -> None:
         assert dict(simulate(graph, given_order).start) == _step_by_step(
             graph, given_order
         )
+
+
+@examples
+@given(seeds)
+def test_tails_are_the_starts_of_the_order_backwards(seed: int) -> None:
+    rng = random.Random(seed)
+    graph = build_graph(random_instance(rng, zeros=seed % 3 == 0))
+    given_order = with_memory_edges(
+        simulate(graph, random_order(graph, rng, within_memory=True))
+    )
+    backwards = OpGraph(
+        graph.digraph.reverse(), (), graph.choices, graph.devices, graph.units
+    )
+    order_backwards = Order(
+        {stream: ops[::-1] for stream, ops in given_order.sequences.items()},
+        tuple((after, before) for before, after in given_order.memory_edges),
+    )
+    assert tails(graph, given_order) == simulate(backwards, order_backwards).start
 
 
 @examples

@@ -2,7 +2,8 @@
 
 Reading order: ``rules`` (the problem as one function per rule), ``variables``,
 ``model`` (build, run, read off), ``projection`` (what one device sees), ``members``
-(how the portfolio uses them); ``dive`` (windows as domains); ``modulo`` and ``cycles``
+(how the portfolio uses them); ``dive`` (windows as domains); ``slabs`` (all that is
+near one moment); ``modulo`` and ``cycles``
 for the steady state; ``packing`` for a refresh of second-order information,
 ``sliding`` and ``reordering`` where the pipeline's ops move.
 """
@@ -16,6 +17,7 @@ from schedopt.cpsat.model import Effort, Outcome, Result, build_model, run
 from schedopt.cpsat.packing import PackingResult, components, pack
 from schedopt.cpsat.reordering import pack_reordered
 from schedopt.cpsat.rules import OBJECTIVES, PROBLEM, REDUNDANT, SYMMETRY
+from schedopt.cpsat.slabs import Slabs
 from schedopt.cpsat.sliding import Sliding, cannot_slide, fits_no_space, pack_sliding
 from schedopt.cpsat.sliding_counts import require_known
 from schedopt.cpsat.variables import Scope, Variables
@@ -32,6 +34,7 @@ __all__ = [
     "PackingResult",
     "Result",
     "Scope",
+    "Slabs",
     "Sliding",
     "Variables",
     "build_model",

@@ -6,13 +6,14 @@ Nothing here chooses well; it computes what an order implies, or says why nothin
 from schedopt.callable_package import make_callable
 from schedopt.simulate.dispatch import dispatch
 from schedopt.simulate.memory import with_memory_edges
-from schedopt.simulate.replay import simulate
+from schedopt.simulate.replay import simulate, tails
 from schedopt.simulate.spans import best_times, with_least_spans
 
 __all__ = [
     "best_times",
     "dispatch",
     "simulate",
+    "tails",
     "with_least_spans",
     "with_memory_edges",
 ]

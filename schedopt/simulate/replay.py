@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from schedopt.errors import OrderError
@@ -80,6 +80,59 @@ def earliest_starts(
         blocked = [op for op, count in enumerate(waiting) if count > 0 and present[op]]
         raise deadlock(numbered, blocked, chains, memory_edges)
     return starts
+
+
+def tails(graph: OpGraph, order: Order) -> Mapping[Op, int]:
+    """For each op of an order, how long after its end the last op ends, ticks.
+
+    The counterpart of the starts of ``simulate``: what must follow an op in the order,
+    by the longest path.
+
+    Raises
+    ------
+    OrderError
+        As ``simulate`` does.
+    """
+    start = simulate(graph, order).start
+    numbered = indexed(graph)
+    chains = chains_of(numbered, order.sequences)
+    present = [op in start for op in numbered.ops]
+    memory_edges = _memory_edges(numbered, present, order.memory_edges)
+    followers, waiting = follow(numbered, present, chains, memory_edges)
+    durations = numbered.durations
+    tail = [0] * len(present)
+    for op in reversed(topological(numbered, present, followers, waiting)):
+        tail[op] = max(
+            (
+                lag + durations[n] + tail[n]
+                for n, lag in numbered.successors[op]
+                if present[n]
+            ),
+            default=0,
+        )
+        for after in followers[op]:
+            tail[op] = max(tail[op], durations[after] + tail[after])
+    return {op: tail[numbered.number[op]] for op in start}
+
+
+def topological(
+    numbered: IndexedGraph,
+    present: Sequence[bool],
+    followers: Sequence[Sequence[int]],
+    waiting: Sequence[int],
+) -> list[int]:
+    """The present ops, each after all that it waits for; ``follow`` gives the rest."""
+    found: list[int] = []
+    left = list(waiting)
+    ready = [op for op, count in enumerate(left) if not count and present[op]]
+    while ready:
+        op = ready.pop()
+        found.append(op)
+        for after in (*(n for n, _ in numbered.successors[op]), *followers[op]):
+            left[after] -= 1
+            if not left[after] and present[after]:
+                ready.append(after)
+    return found
 
 
 def follow(

@@ -17,7 +17,7 @@ from schedopt.opgraph import OpGraph, StreamKind
 from schedopt.schedule import Order, Schedule
 from schedopt.simulate.indexed import IndexedGraph, indexed
 from schedopt.simulate.presence import chains_of
-from schedopt.simulate.replay import follow, simulate
+from schedopt.simulate.replay import follow, simulate, topological
 
 
 def best_times(graph: OpGraph, order: Order, objective: Objective) -> Schedule:
@@ -84,16 +84,7 @@ class _Passes:
         ]
         self._followers, waiting = follow(numbered, present, chains, edges)
         self._present = present
-        self._topological: list[int] = []
-        ready = [op for op, count in enumerate(waiting) if not count and present[op]]
-        while ready:
-            op = ready.pop()
-            self._topological.append(op)
-            after_op = [after for after, _ in numbered.successors[op]]
-            for after in (*after_op, *self._followers[op]):
-                waiting[after] -= 1
-                if not waiting[after] and present[after]:
-                    ready.append(after)
+        self._topological = topological(numbered, present, self._followers, waiting)
 
     def within(self, spans: Sequence[tuple[int, int]], span: int) -> list[int] | None:
         """Earliest starts with no device span above ``span``; None if impossible."""

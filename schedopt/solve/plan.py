@@ -148,6 +148,16 @@ class Plan:
             slices = _SEARCH_SLICES_S[is_large(self._graph)]
             seconds = slices[min(effort, len(slices) - 1)]
             yield self._task(TaskKind.SEARCH, seconds, seed, effort=effort)
+            if self._sweeps_slabs():
+                yield self._task(TaskKind.SLABS, seconds, seed, effort=effort)
+
+    def _sweeps_slabs(self) -> bool:
+        """Whether slabs of the incumbent are asked for: neither tiny nor huge."""
+        return (
+            self._incumbent.objective is Objective.MAKESPAN
+            and _SMALL < len(self._graph.ops) <= _LARGE
+            and TaskKind.SLABS not in self._given_up
+        )
 
     def _makes_baselines(self, seed: int) -> bool:
         """Whether the first searching side is to make hand-made schedules, too."""

@@ -33,6 +33,7 @@ class TaskKind(StrEnum):
     BASELINES = "hand-made schedules"
     QUICK_BOUNDS = "quick bounds"
     SEARCH = "search"
+    SLABS = "slabs"
     WINDOWS = "windows"
     DIVE = "dive"
     PROJECTION = "projection"

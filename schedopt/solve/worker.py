@@ -97,6 +97,7 @@ class _Worker:
         self._reported: int | None = None
         self._baselines: Iterator[Start] | None = None
         self._cycles: dict[int, Any] = {}
+        self._slabs: Any = None
         self.spent = 0.0
 
     def do(self, task: Task) -> bool:  # noqa: PLR0911 - one for each kind
@@ -120,6 +121,8 @@ class _Worker:
                 return False
             case TaskKind.SEARCH:
                 return self._search(task, incumbent)
+            case TaskKind.SLABS:
+                return self._sweep(task, incumbent)
             case TaskKind.WINDOWS:
                 return self._narrow(task)
             case TaskKind.DIVE:
@@ -183,6 +186,23 @@ class _Worker:
         self._searcher = Searcher(problem, [], task.seed)
         self._steps = self._searcher.steps()
         return self._searcher
+
+    def _sweep(self, task: Task, incumbent: Schedule | None) -> bool:
+        """Improve the incumbent slab by slab, keeping its selection of alternatives."""
+        from schedopt.cpsat import Slabs  # noqa: PLC0415 - ortools loads slowly
+
+        if self._objective is not Objective.MAKESPAN:
+            return False
+        if incumbent is None:
+            return True
+        if self._slabs is None or set(incumbent.start) != set(self._slabs.best.start):
+            literals = {self._graph.data[op].literal for op in incumbent.start}
+            chosen = self._graph.select(name for name in literals if name)
+            self._slabs = Slabs(Schedule(chosen, incumbent.start), task.seed)
+        elif incumbent.makespan < self._slabs.best.makespan:
+            self._slabs.learn(Schedule(self._slabs.best.graph, incumbent.start))
+        self._slabs.improve(self._effort(task), self._offer)
+        return True
 
     def _narrow(self, task: Task) -> bool:
         """Steps of the destructive bound; it does not apply once it has none left."""
