@@ -14,6 +14,7 @@ from schedopt.cpsat import Effort, Slabs, build_model, slabs
 from schedopt.cpsat.coarse import coarsened, exact_scale
 from schedopt.cpsat.replaying import replayed
 from schedopt.cpsat.rules import PROBLEM
+from schedopt.cpsat.slab_scope import Links, Timeline
 from schedopt.instance import (
     CommunicationMode,
     Instance,
@@ -54,12 +55,12 @@ def medium(mode: CommunicationMode) -> Instance:
     )
 
 
-def timeline_of(schedule: Schedule) -> slabs._Timeline:
+def timeline_of(schedule: Schedule) -> Timeline:
     """In coarse ticks."""
     coarse = coarsened(schedule.graph, exact_scale(schedule.graph), round_up=True)
     replay = replayed(coarse, schedule, Objective.MAKESPAN)
     assert replay is not None
-    return slabs._Timeline(replay)
+    return Timeline(replay, Links(coarse))
 
 
 def test_one_slab_of_everything_is_the_whole_problem() -> None:
@@ -86,19 +87,18 @@ def test_what_stands_solves_every_slab_and_what_is_found_is_gained(
     schedule = worst_of(medium(mode))
     assert schedule is not None
     timeline = timeline_of(schedule)
-    chains = slabs._chains(schedule.graph)
     rng = random.Random(0)
     gained = 0
     for _ in range(20):
-        begin = rng.randrange(-10, len(timeline.ops))
+        begin = rng.randrange(-10, len(schedule.start))
         slab = timeline.between(begin, begin + 15)
-        scope, base = timeline.scope(slab, chains)
+        scope, base = timeline.scope(slab)
         same = replace(scope, upper_bound=scope.upper_bound + 1)
         model, x = build_model(same, Objective.MAKESPAN, PROBLEM)
         solver = cp_model.CpSolver()
         solver.parameters.num_workers = 1
         assert solver.solve(model) == cp_model.OPTIMAL
-        found = {op: base + solver.value(x.op[op].start) for op in slab}
+        found = {op: base + solver.value(x.op[op].start) for op in slab.ops}
         claimed = base + round(solver.objective_value)
         replay = replayed(
             timeline.schedule.graph,
@@ -108,7 +108,7 @@ def test_what_stands_solves_every_slab_and_what_is_found_is_gained(
         assert replay is not None
         assert replay.makespan <= max(claimed, timeline.schedule.makespan - 1)
         gained += replay.makespan < timeline.schedule.makespan
-        for op in slab:
+        for op in slab.ops:
             model.add(x.op[op].start == timeline.schedule.start[op] - base)
         assert solver.solve(model) == cp_model.OPTIMAL
         assert base + solver.objective_value == timeline.schedule.makespan
@@ -119,7 +119,7 @@ def test_what_stands_solves_every_slab_and_what_is_found_is_gained(
 def test_small_slabs_improve_a_schedule_in_the_same_way_every_time(
     mode: CommunicationMode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slabs, "_FIRST_OPS", 20)
+    monkeypatch.setattr(slabs, "_FIRST_OPS", 7)
     schedule = worst_of(medium(mode))
     assert schedule is not None
     runs = []
@@ -202,5 +202,5 @@ def test_slabs_follow_searches_on_instances_that_are_neither_tiny_nor_huge(
     monkeypatch.setattr(plan, "_SMALL", 50)
     assert kinds(Objective.MAKESPAN) == [search, slab] * 2
     assert kinds(Objective.DEVICE_SPAN) == [search] * 4
-    monkeypatch.setattr(plan, "_LARGE", 53)
+    monkeypatch.setattr(plan, "_LARGEST_FOR_SLABS", 53)
     assert slab not in kinds(Objective.MAKESPAN)

@@ -30,6 +30,9 @@ _SMALL = 300
 _LARGEST_DIVE = 1500
 """Ops up to which CP-SAT is asked for a schedule within windows."""
 
+_LARGEST_FOR_SLABS = 30_000
+"""Ops up to which slabs are swept; above, one replay takes as long as several slabs."""
+
 _LARGE = 20_000
 """Ops from which on hand-made schedules and quick bounds are left to workers."""
 
@@ -155,7 +158,7 @@ class Plan:
         """Whether slabs of the incumbent are asked for: neither tiny nor huge."""
         return (
             self._incumbent.objective is Objective.MAKESPAN
-            and _SMALL < len(self._graph.ops) <= _LARGE
+            and _SMALL < len(self._graph.ops) <= _LARGEST_FOR_SLABS
             and TaskKind.SLABS not in self._given_up
         )
 
