@@ -34,6 +34,14 @@ def exact_scale(graph: OpGraph, moments: Iterable[int] = ()) -> int:
     return max(divisor, 1)
 
 
+def scale_within(graph: OpGraph, horizon: int) -> int:
+    """How many ticks one coarse tick is: exact where the horizon is not too long."""
+    scale = exact_scale(graph)
+    if horizon // scale > LARGEST_HORIZON:
+        return -(-horizon // ROUNDED_HORIZON)
+    return scale
+
+
 def coarsened(graph: OpGraph, scale: int, *, round_up: bool) -> OpGraph:
     """The graph with every duration and lag divided by ``scale``."""
 

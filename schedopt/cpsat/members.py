@@ -14,6 +14,7 @@ from schedopt.cpsat.coarse import (
     ROUNDED_HORIZON,
     coarsened,
     exact_scale,
+    scale_within,
 )
 from schedopt.cpsat.model import Effort, Outcome, Result, Starts, run
 from schedopt.cpsat.projection import is_one_stream, project
@@ -94,9 +95,7 @@ def prove(
     graph: OpGraph, objective: Objective, effort: Effort, upper_bound: int, lower: int
 ) -> int:
     """A bound from asking whether the objective can be below ``upper_bound``."""
-    scale = exact_scale(graph)
-    if upper_bound // scale > LARGEST_HORIZON:
-        scale = -(-upper_bound // ROUNDED_HORIZON)
+    scale = scale_within(graph, upper_bound)
     coarse = coarsened(graph, scale, round_up=False)
     upper = (upper_bound - 1) // scale
     horizon = _horizon_of_value(coarse, objective, upper)

@@ -8,7 +8,7 @@ before, or after, all that allocates on a device.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -53,11 +53,34 @@ class Links:
         }
 
 
-class Slab(NamedTuple):
-    """Ops that run after ``begin``, and a moment by which all before them has ended."""
+class Slab:
+    """What a schedule runs from a moment on: ops in order of their starts.
 
-    ops: frozenset[Op]
-    begin: int
+    All that comes before them has ended by ``begin``.
+    """
+
+    def __init__(self, in_time: Sequence[Op], begin: int) -> None:
+        self.in_time = tuple(in_time)
+        self.begin = begin
+        self._ops = frozenset(in_time)
+
+    def __contains__(self, op: Op) -> bool:
+        return op in self._ops
+
+    def __len__(self) -> int:
+        return len(self.in_time)
+
+
+class SlabProblem(NamedTuple):
+    """A slab as a problem of its own.
+
+    Its objective is the makespan of the whole from ``base`` on; it asks for less than
+    that of the schedule. ``hint`` is what the schedule does.
+    """
+
+    scope: Scope
+    base: int
+    hint: Mapping[Op, int]
 
 
 class _Wait(NamedTuple):
@@ -90,8 +113,8 @@ class Timeline:
         for before, after in order.memory_edges:
             for op in (before, after):
                 self._memory_edges.setdefault(op, []).append(_Wait(before, after, 0))
-        self._level = [
-            _Level(device, self._end, links.buffers)
+        self._levels = [
+            _Level(self._end, (b for b in links.buffers if b.device == device))
             for device in range(len(schedule.graph.devices))
         ]
 
@@ -107,22 +130,18 @@ class Timeline:
             end = bisect_left(self._starts, self._starts[last])
         running = bisect_left(self._starts, begin - self._longest)
         ops = self._ops[running:end]
-        return Slab(frozenset(op for op in ops if self._end[op] > begin), begin)
+        return Slab([op for op in ops if self._end[op] > begin], begin)
 
-    def scope(self, slab: Slab) -> tuple[Scope, int]:
-        """The slab as a problem of its own, and the moment from which it counts.
-
-        Its objective is the makespan of the whole, from that moment on; it asks for
-        less than that of the schedule.
-        """
-        ops, data = slab.ops, self.schedule.graph.data
-        head = dict.fromkeys(ops, 0)
-        tail = dict.fromkeys(ops, 0)
+    def problem(self, slab: Slab) -> SlabProblem:
+        """What is to be solved for a slab."""
+        data = self.schedule.graph.data
+        head = dict.fromkeys(slab.in_time, 0)
+        tail = dict.fromkeys(slab.in_time, 0)
         inner: list[_Wait] = []
-        for before, after, lag in self._waits(ops):
-            if before not in ops:
+        for before, after, lag in self._waits(slab):
+            if before not in slab:
                 head[after] = max(head[after], self._end[before] + lag)
-            elif after not in ops:
+            elif after not in slab:
                 following = lag + data[after].duration + self._tail[after]
                 tail[before] = max(tail[before], following)
             else:
@@ -130,17 +149,20 @@ class Timeline:
         part = self._part(slab, inner)
         _propagate(part, head, tail)
         base = min(head.values(), default=0)
-        makespan = self.schedule.makespan
-        gates = {op: 0 for op in part.ops if op not in ops}
+        left = self.schedule.makespan - base
+        gates = [op for op in part.ops if op not in slab]
         scope = Scope(
             graph=part,
-            head={op: time - base for op, time in head.items()} | gates,
-            tail=tail | gates,
-            horizon=makespan - base,
+            head={op: time - base for op, time in head.items()}
+            | dict.fromkeys(gates, 0),
+            tail=tail | dict.fromkeys(gates, 0),
+            horizon=left,
             lower_bound=0,
-            upper_bound=makespan - base - 1,
+            upper_bound=left - 1,
         )
-        return scope, base
+        hint = {op: self.schedule.start[op] - base for op in slab.in_time}
+        hint |= {op: left if op.microbatch == _LAST else 0 for op in gates}
+        return SlabProblem(scope, base, hint)
 
     def with_slab(self, slab: Slab, start: Mapping[Op, int]) -> Schedule:
         """The schedule with other times in a slab, and what follows as late as it may.
@@ -150,7 +172,7 @@ class Timeline:
         makespan, data = self.schedule.makespan, self.schedule.graph.data
         times = {}
         for op, time in self.schedule.start.items():
-            if op in slab.ops:
+            if op in slab:
                 times[op] = start[op]
             elif self._end[op] <= slab.begin:
                 times[op] = time
@@ -158,20 +180,20 @@ class Timeline:
                 times[op] = makespan - self._tail[op] - data[op].duration
         return Schedule(self.schedule.graph, times)
 
-    def _waits(self, ops: Collection[Op]) -> Iterator[_Wait]:
+    def _waits(self, slab: Slab) -> Iterator[_Wait]:
         """What a slab's ops wait for, and what waits for them."""
         graph = self.schedule.graph
         places: dict[Stream, list[int]] = {}
-        for op in ops:
+        for op in slab.in_time:
             for before, lag in graph.predecessors(op):
                 yield _Wait(before, op, lag)
             for after, lag in graph.successors(op):
-                if after not in ops:
+                if after not in slab:
                     yield _Wait(op, after, lag)
             for stream in graph.data[op].streams:
                 places.setdefault(stream, []).append(self._places[stream][op])
             for wait in self._memory_edges.get(op, ()):
-                if wait.before not in ops or wait.after not in ops:
+                if wait.before not in slab or wait.after not in slab:
                     yield wait
         for stream, those in places.items():
             yield from self._waits_of_stream(stream, min(those), max(those) + 1)
@@ -195,54 +217,44 @@ class Timeline:
 
     def _part(self, slab: Slab, waits: Iterable[_Wait]) -> OpGraph:
         """The op graph of a slab's ops, with gates."""
-        graph = self.schedule.graph
+        graph, links = self.schedule.graph, self._links
         digraph: nx.DiGraph[Op] = nx.DiGraph()
-        in_time = sorted(slab.ops, key=self.schedule.start.__getitem__)
-        digraph.add_nodes_from((op, {"data": graph.data[op]}) for op in in_time)
+        digraph.add_nodes_from((op, {"data": graph.data[op]}) for op in slab.in_time)
         for before, after, lag in waits:
             known = digraph.get_edge_data(before, after, {"lag": lag})["lag"]
             digraph.add_edge(before, after, lag=max(lag, known))
-        held = {level.device: level.at(slab.begin) for level in self._level}
+        held = [level.at(slab.begin) for level in self._levels]
         buffers: list[Buffer] = []
-        for op in in_time:
-            for buffer in self._links.made.get(op, ()):
-                users = buffer.users
-                if self._is_used_after(buffer, slab):
-                    users = (_gate(buffer.device, 1),)
-                buffers.append(buffer._replace(users=users))
-        there = {
-            id(buffer): buffer
-            for op in in_time
-            for buffer in self._links.used.get(op, ())
-            if buffer.maker not in slab.ops and not self._is_used_after(buffer, slab)
-        }
-        for buffer in there.values():
-            users = tuple(user for user in buffer.users if user in slab.ops)
-            maker = _gate(buffer.device, 0)
-            buffers.append(buffer._replace(maker=maker, users=users))
-            held[buffer.device] -= buffer.size
+        for buffer in (b for op in slab.in_time for b in links.made.get(op, ())):
+            users = buffer.users
+            if self._is_used_after(buffer, slab):
+                users = (_gate(buffer.device, _LAST),)
+            buffers.append(buffer._replace(users=users))
+        used = (b for op in slab.in_time for b in links.used.get(op, ()))
+        for buffer in {id(b): b for b in used if b.maker not in slab}.values():
+            if not self._is_used_after(buffer, slab):
+                users = tuple(user for user in buffer.users if user in slab)
+                maker = _gate(buffer.device, _FIRST)
+                buffers.append(buffer._replace(maker=maker, users=users))
+                held[buffer.device] -= buffer.size
         _add_gates(digraph, buffers)
         devices = tuple(
-            memory._replace(static=memory.static + held[device])
-            for device, memory in enumerate(graph.devices)
+            memory._replace(static=memory.static + size)
+            for memory, size in zip(graph.devices, held, strict=True)
         )
         return OpGraph(digraph, tuple(buffers), (), devices, graph.units)
 
     def _is_used_after(self, buffer: Buffer, slab: Slab) -> bool:
         return any(
-            user not in slab.ops and self._end[user] > slab.begin
-            for user in buffer.users
+            user not in slab and self._end[user] > slab.begin for user in buffer.users
         )
 
 
 class _Level:
     """What is alive on a device at a moment, without its static memory."""
 
-    def __init__(
-        self, device: int, end: Mapping[Op, int], buffers: Iterable[Buffer]
-    ) -> None:
-        self.device = device
-        here = [buffer for buffer in buffers if buffer.device == device]
+    def __init__(self, end: Mapping[Op, int], buffers: Iterable[Buffer]) -> None:
+        here = list(buffers)
         self._made = _running((end[b.maker], b.size) for b in here)
         self._freed = _running(
             (max(end[op] for op in (b.maker, *b.users)), b.size) for b in here
@@ -264,24 +276,26 @@ def _running(changes: Iterable[tuple[int, int]]) -> tuple[list[int], list[int]]:
     return [time for time, _ in in_order], list(sums)
 
 
-def _add_gates(digraph: nx.DiGraph[Op], buffers: Iterable[Buffer]) -> None:
-    makers: dict[int, dict[Op, None]] = {}
-    for buffer in buffers:
-        makers.setdefault(buffer.device, {})[buffer.maker] = None
-    for device, ops in makers.items():
-        data = OpData(0, device, ())
-        first, last = _gate(device, 0), _gate(device, 1)
-        for gate in (first, last):
-            digraph.add_node(gate, data=data)
-        for op in ops:
-            if op != first:
-                digraph.add_edge(first, op, lag=0)
-                digraph.add_edge(op, last, lag=0)
+_FIRST, _LAST = 0, 1
 
 
 def _gate(device: int, side: int) -> Op:
-    """The op that stands for all before (0) or after (1) a slab on a device."""
+    """The op that stands for all before, or after, a slab on a device."""
     return Op(OpKind.STEP, device, side, -1, "gate")
+
+
+def _add_gates(digraph: nx.DiGraph[Op], buffers: Sequence[Buffer]) -> None:
+    """Add the gates that buffers name, before and after all that allocates there."""
+    makers: dict[int, dict[Op, None]] = {}
+    for buffer in buffers:
+        if buffer.maker != _gate(buffer.device, _FIRST):
+            makers.setdefault(buffer.device, {})[buffer.maker] = None
+    named = dict.fromkeys(op for b in buffers for op in (b.maker, *b.users))
+    for gate in (op for op in named if op not in digraph):
+        digraph.add_node(gate, data=OpData(0, gate.stage, ()))
+        for op in makers.get(gate.stage, ()):
+            pair = (gate, op) if gate.microbatch == _FIRST else (op, gate)
+            digraph.add_edge(*pair, lag=0)
 
 
 def _propagate(part: OpGraph, head: dict[Op, int], tail: dict[Op, int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from schedopt.errors import OrderError
 from schedopt.opgraph import OpGraph
@@ -20,6 +21,15 @@ from schedopt.simulate.presence import (
 )
 
 
+class _Numbers(NamedTuple):
+    """A graph and an order of it by op numbers."""
+
+    graph: IndexedGraph
+    present: Sequence[bool]
+    chains: Chains
+    memory_edges: Sequence[tuple[int, int]]
+
+
 def simulate(graph: OpGraph, order: Order) -> Schedule:
     """The schedule in which every op of ``order`` starts as early as it can, from 0.
 
@@ -32,12 +42,7 @@ def simulate(graph: OpGraph, order: Order) -> Schedule:
     OrderError
         If the order lacks an op, has one too many or at a wrong place, or deadlocks.
     """
-    numbered = indexed(graph)
-    chains = chains_of(numbered, order.sequences)
-    places = number_of_places(numbered, chains)
-    check_places(numbered, chains, places)
-    present = present_ops(graph, numbered, map(bool, places), complete=True)
-    memory_edges = _memory_edges(numbered, present, order.memory_edges)
+    numbered, present, chains, memory_edges = _numbers_of(graph, order)
     starts = earliest_starts(numbered, present, chains, memory_edges)
     return Schedule(
         graph, {op: starts[n] for op, n in numbered.number.items() if present[n]}
@@ -91,13 +96,10 @@ def tails(graph: OpGraph, order: Order) -> Mapping[Op, int]:
     Raises
     ------
     OrderError
-        As ``simulate`` does.
+        As ``simulate`` does, but not for deadlocks: tails of what waits for itself
+        mean nothing.
     """
-    start = simulate(graph, order).start
-    numbered = indexed(graph)
-    chains = chains_of(numbered, order.sequences)
-    present = [op in start for op in numbered.ops]
-    memory_edges = _memory_edges(numbered, present, order.memory_edges)
+    numbered, present, chains, memory_edges = _numbers_of(graph, order)
     followers, waiting = follow(numbered, present, chains, memory_edges)
     durations = numbered.durations
     tail = [0] * len(present)
@@ -112,7 +114,7 @@ def tails(graph: OpGraph, order: Order) -> Mapping[Op, int]:
         )
         for after in followers[op]:
             tail[op] = max(tail[op], durations[after] + tail[after])
-    return {op: tail[numbered.number[op]] for op in start}
+    return {op: tail[n] for op, n in numbered.number.items() if present[n]}
 
 
 def topological(
@@ -157,6 +159,17 @@ def follow(
         followers[releasing].append(held)
         waiting[held] += 1
     return followers, waiting
+
+
+def _numbers_of(graph: OpGraph, order: Order) -> _Numbers:
+    """An order by op numbers, after checking that it is one of the graph."""
+    numbered = indexed(graph)
+    chains = chains_of(numbered, order.sequences)
+    places = number_of_places(numbered, chains)
+    check_places(numbered, chains, places)
+    present = present_ops(graph, numbered, map(bool, places), complete=True)
+    memory_edges = _memory_edges(numbered, present, order.memory_edges)
+    return _Numbers(numbered, present, chains, memory_edges)
 
 
 def _memory_edges(

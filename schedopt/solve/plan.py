@@ -142,22 +142,25 @@ class Plan:
                 )
 
     def _searches(self, seed: int) -> Iterator[Task]:
-        """Search in slices, each from the best known schedule."""
+        """Search and slabs in slices, each from the best known schedule."""
         for effort in count():
             if self._makes_baselines(seed):
                 yield self._task(TaskKind.BASELINES, _BASELINES_S, seed, effort=effort)
-            if TaskKind.SEARCH in self._given_up:
-                return
             slices = _SEARCH_SLICES_S[is_large(self._graph)]
             seconds = slices[min(effort, len(slices) - 1)]
-            yield self._task(TaskKind.SEARCH, seconds, seed, effort=effort)
+            searches = TaskKind.SEARCH not in self._given_up
+            if searches:
+                yield self._task(TaskKind.SEARCH, seconds, seed, effort=effort)
             if self._sweeps_slabs():
                 yield self._task(TaskKind.SLABS, seconds, seed, effort=effort)
+            elif not searches:
+                return
 
     def _sweeps_slabs(self) -> bool:
         """Whether slabs of the incumbent are asked for: neither tiny nor huge."""
         return (
             self._incumbent.objective is Objective.MAKESPAN
+            and self._incumbent.schedule is not None
             and _SMALL < len(self._graph.ops) <= _LARGEST_FOR_SLABS
             and TaskKind.SLABS not in self._given_up
         )

@@ -202,7 +202,7 @@ class _Worker:
         elif incumbent.makespan < self._slabs.best.makespan:
             self._slabs.learn(Schedule(self._slabs.best.graph, incumbent.start))
         self._slabs.improve(self._effort(task), self._offer)
-        return True
+        return not self._slabs.is_settled
 
     def _narrow(self, task: Task) -> bool:
         """Steps of the destructive bound; it does not apply once it has none left."""
