@@ -30,7 +30,7 @@ from schedopt.solve.refresh_solution import RefreshParameters
 
 HERE = Path(__file__).resolve().parent
 INSTANCES = HERE.parent.parent / "instances" / "pipefisher" / "kfac"
-TIME_LIMIT_S = 120.0
+TIME_LIMIT_S = 119.0  # so that a run takes at most 120
 TIME_LIMIT_OF_OTHERS_S = 20.0
 
 # A network for the runs in which collectives take time: assumed, not measured.
@@ -242,7 +242,7 @@ def table(found: list[dict[str, Any]]) -> str:
     lines = [
         "# Refresh intervals of seven trainings",
         "",
-        f"`--objective refresh --minimise k`, {TIME_LIMIT_S:g} s each, 2 workers."
+        "`--objective refresh --minimise k`, at most 120 s each, 2 workers."
         f" Network, where there is one: {LATENCY_MS} ms +"
         f" {BYTES_PER_SECOND / 1e9:g} GB/s (assumed). Age: steps between the step of"
         " the data and one that uses an inverse of it. Memory in MiB.",
