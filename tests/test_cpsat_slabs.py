@@ -15,10 +15,10 @@ import pytest
 from ortools.sat.python import cp_model
 
 from schedopt.build import build_graph
-from schedopt.cpsat import Effort, Slabs, build_model, slabs
+from schedopt.cpsat import Effort, Slabs, build_model, coarse, slabs
 from schedopt.cpsat.coarse import coarsened, exact_scale
 from schedopt.cpsat.model import Outcome, Result, run
-from schedopt.cpsat.replaying import replayed
+from schedopt.cpsat.replaying import replayed, replayed_with_order
 from schedopt.cpsat.rules import PROBLEM
 from schedopt.cpsat.slab_scope import Links, Timeline
 from schedopt.instance import (
@@ -69,10 +69,10 @@ def medium(setting: str) -> Instance:
 
 def timeline_of(schedule: Schedule) -> Timeline:
     """In coarse ticks."""
-    coarse = coarsened(schedule.graph, exact_scale(schedule.graph), round_up=True)
-    replay = replayed(coarse, schedule, Objective.MAKESPAN)
-    assert replay is not None
-    return Timeline(replay, Links(coarse))
+    graph = coarsened(schedule.graph, exact_scale(schedule.graph), round_up=True)
+    found = replayed_with_order(graph, schedule, Objective.MAKESPAN)
+    assert found is not None
+    return Timeline(*found, Links(graph))
 
 
 def test_one_slab_of_everything_is_the_whole_problem() -> None:
@@ -145,6 +145,18 @@ def test_small_slabs_improve_a_schedule_in_the_same_way_every_time(
         assert violations(schedule.graph, one.best.start) == ()
         runs.append(one.best.start)
     assert runs[0] == runs[1]
+
+
+def test_rounded_ticks_give_exact_schedules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coarse, "LARGEST_HORIZON", 100)
+    monkeypatch.setattr(coarse, "ROUNDED_HORIZON", 100)
+    schedule = worst_of(medium("lag"))
+    assert schedule is not None
+    found = Slabs(schedule, 0)
+    assert not found._is_exact
+    found.improve(replace(EFFORT, deterministic_time=0.06))
+    assert found.best.makespan < schedule.makespan
+    assert violations(schedule.graph, found.best.start) == ()
 
 
 def test_another_schedule_is_gone_on_from() -> None:
@@ -225,7 +237,7 @@ print(sorted((str(op), time) for op, time in found.best.start.items()))
             cwd=Path(__file__).parent.parent,
             env=os.environ | {"PYTHONHASHSEED": seed},
         ).stdout
-        for seed in ("1", "2", "3")
+        for seed in ("1", "2")
     }
     assert len(found) == 1
 

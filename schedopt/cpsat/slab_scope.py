@@ -17,8 +17,8 @@ import networkx as nx
 from schedopt.cpsat.variables import Scope
 from schedopt.opgraph import Buffer, OpData, OpGraph, Stream
 from schedopt.ops import Op, OpKind
-from schedopt.schedule import Schedule
-from schedopt.simulate import tails, with_memory_edges
+from schedopt.schedule import Order, Schedule
+from schedopt.simulate import tails
 from schedopt.structure import fifo_classes
 
 
@@ -92,10 +92,9 @@ class _Wait(NamedTuple):
 
 
 class Timeline:
-    """A schedule as early as its order allows, and what follows each of its ops."""
+    """A schedule, the replay of an order, and what follows each of its ops in that."""
 
-    def __init__(self, schedule: Schedule, links: Links) -> None:
-        order = with_memory_edges(schedule)
+    def __init__(self, schedule: Schedule, order: Order, links: Links) -> None:
         self.schedule = schedule
         self._links = links
         self._tail = tails(schedule.graph, order)

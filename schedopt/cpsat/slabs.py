@@ -18,12 +18,11 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from schedopt.cpsat.coarse import coarsened, scale_within
+from schedopt.cpsat.coarse import coarsened, exact_scale, scale_within
 from schedopt.cpsat.model import Effort, Outcome, run
-from schedopt.cpsat.replaying import replayed
+from schedopt.cpsat.replaying import replayed, replayed_with_order
 from schedopt.cpsat.rules import PROBLEM
 from schedopt.cpsat.slab_scope import Links, Timeline
-from schedopt.errors import OrderError
 from schedopt.instance import Objective
 from schedopt.schedule import Schedule
 
@@ -66,8 +65,9 @@ class Slabs:
 
     def __init__(self, schedule: Schedule, seed: int) -> None:
         graph = schedule.graph
-        scale = scale_within(graph, schedule.makespan)
-        self._coarse = coarsened(graph, scale, round_up=True)
+        self._scale = scale_within(graph, schedule.makespan)
+        self._is_exact = exact_scale(graph) % self._scale == 0
+        self._coarse = coarsened(graph, self._scale, round_up=True)
         self._links = Links(self._coarse)
         self._random = random.Random(seed)
         self._size = float(_FIRST_OPS * len(graph.devices))
@@ -127,7 +127,7 @@ class Slabs:
             self._size = min(self._size * _GROWTH, 2 * ops)
         elif not is_solved and budget.share >= 1:
             self._size *= _SHRINKAGE
-        if is_solved and len(slab) == ops:
+        if is_solved and self._is_exact and len(slab) == ops:
             self.is_settled = True
 
     def _take(self, schedule: Schedule) -> None:
@@ -138,17 +138,22 @@ class Slabs:
         if timeline is None or timeline.schedule.makespan >= known:
             return
         self._timeline = timeline
-        exact = replayed(self.best.graph, timeline.schedule, Objective.MAKESPAN)
+        exact = self._in_ticks(timeline.schedule)
         if exact is not None and exact.makespan < self.best.makespan:
             self.best = exact
 
     def _replay(self, schedule: Schedule) -> Timeline | None:
         """A schedule in coarse ticks; None if its order does not fit then."""
-        coarse = replayed(self._coarse, schedule, Objective.MAKESPAN)
-        try:
-            return None if coarse is None else Timeline(coarse, self._links)
-        except OrderError:  # a buffer that is held for no time
-            return None
+        found = replayed_with_order(self._coarse, schedule, Objective.MAKESPAN)
+        return None if found is None else Timeline(*found, self._links)
+
+    def _in_ticks(self, coarse: Schedule) -> Schedule | None:
+        """A schedule in the graph's own ticks; None if its order does not fit then."""
+        graph = self.best.graph
+        if self._is_exact:
+            start = {op: moment * self._scale for op, moment in coarse.start.items()}
+            return Schedule(graph, start)
+        return replayed(graph, coarse, Objective.MAKESPAN)
 
 
 class _Budget:
