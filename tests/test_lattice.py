@@ -439,7 +439,7 @@ def in_order(graph: OpGraph, start: Mapping[Op, int]) -> dict[Op, int]:
 # -- lattices without fillers -------------------------------------------------
 
 
-@pytest.mark.parametrize("first", range(0, 240, 60))
+@pytest.mark.parametrize("first", [0, 120])
 def test_lattices_without_fillers_refute_no_optimum(first: int) -> None:
     """Nor anything later, and most of what is earlier."""
     refuted = judged = 0

@@ -262,7 +262,7 @@ def test_workers_that_never_read(run_stub: Stub, preamble: str) -> None:
 
 def test_a_hang_is_ended_and_told(run_stub: Stub) -> None:
     # The first task is shorter than the limit; nothing is awaited.
-    solution = run_stub("time.sleep(1000)", time_limit_s=7.0, workers=1)
+    solution = run_stub("time.sleep(1000)", time_limit_s=8.0, workers=1)
     check(solution)
     assert "windows" in solution.reason
     assert "did not come to an end in time" in solution.reason
@@ -364,7 +364,7 @@ def test_a_small_memory_limit_costs_attempts_only(
     assert solution.schedule is not None
     assert violations(solution.graph, solution.schedule.start) == ()
     # Where memory ends while a library is loaded, the library says so in its own words.
-    assert solution.reason.count("its process") == 5
+    assert solution.reason.count("its process") == 6
     assert children() == []
 
 

@@ -418,7 +418,7 @@ def test_no_bound_is_above_what_the_best_batch_takes(part: int) -> None:
     assert compared > 5
 
 
-@pytest.mark.parametrize("part", range(6))
+@pytest.mark.parametrize("part", [1, 3, 5])  # all features are in each
 def test_direct_schedules_and_cpsat_agree_on_all_features(part: int) -> None:
     """Links, blocking transfers, their buffers, two directions, recomputation."""
     compared = 0

@@ -99,11 +99,15 @@ def run(
     effort: Effort,
     *,
     hint: Starts | None = None,
-    rules: tuple[Rule, ...] = ALL_RULES,
+    rules: tuple[Rule, ...] | None = None,
     on_schedule: Callable[[Starts], None] | None = None,
     on_bound: Callable[[int], None] | None = None,
 ) -> Result:
-    """Minimise the objective over a scope; report schedules and bounds as found."""
+    """Minimise the objective over a scope; report schedules and bounds as found.
+
+    Without ``rules`` all of them hold.
+    """
+    rules = ALL_RULES if rules is None else rules
     if effort.by_levels and levels_apply(scope.graph):
         rules = tuple(
             fit_in_memory_by_levels if rule is fit_in_memory else rule for rule in rules

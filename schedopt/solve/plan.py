@@ -24,6 +24,11 @@ _LARGEST_FOR_CPSAT = 6000
 _LARGEST_PROJECTION = 1500
 """Ops of one device up to which its projection is solved."""
 
+_TINY = 60
+"""Ops up to which CP-SAT solves most problems at once, so that it is asked first."""
+
+_TINY_S = 2.0
+
 _SMALL = 300
 """Ops up to which the whole problem is soon proven, so that all else is brief."""
 
@@ -174,7 +179,12 @@ class Plan:
         )
 
     def _proofs(self, seed: int) -> Iterator[Task]:
-        """Windows, with dives between; then in turns with models of parts and all."""
+        """Windows, with dives between; then in turns with models of parts and all.
+
+        Where the problem is tiny, all of it comes first.
+        """
+        if len(self._graph.ops) <= _TINY:
+            yield self._task(TaskKind.CPSAT, _TINY_S, seed)
         windows, dives = self._windows(seed), self._dives(seed)
         small = len(self._graph.ops) <= _SMALL
         for turn in range(_FIRST_WINDOWS[small]):

@@ -223,7 +223,7 @@ def _spending(
 
 def test_other_processes_find_the_same() -> None:
     program = """
-from tests.test_cpsat_slabs import *
+from tests.test_slabs import *
 slabs._FIRST_OPS = 7
 found = Slabs(worst_of(medium("held")), 1)
 found.improve(replace(EFFORT, deterministic_time=0.06))
@@ -321,3 +321,15 @@ def test_slabs_go_on_where_search_does_not_apply(
     assert [task.kind for task in islice(searching, 5)] == [TaskKind.SLABS] * 5
     asked.give_up(TaskKind.SLABS)
     assert list(searching) == []
+
+
+@pytest.mark.parametrize(
+    ("microbatches", "first"), [(5, TaskKind.CPSAT), (6, TaskKind.WINDOWS)]
+)
+def test_what_is_tiny_is_given_to_cpsat_as_a_whole(
+    microbatches: int, first: TaskKind
+) -> None:
+    graph = build_graph(pipeline(devices=4, microbatches=microbatches))
+    incumbent = Incumbent(graph, Objective.MAKESPAN)
+    proving, _ = Plan(incumbent, SolveParameters(workers=2), 1e12).sides()
+    assert next(proving).kind is first
