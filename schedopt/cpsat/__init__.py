@@ -2,10 +2,10 @@
 
 Reading order: ``rules`` (the problem as one function per rule), ``variables``,
 ``model`` (build, run, read off), ``projection`` (what one device sees), ``members``
-(how the portfolio uses them); ``dive`` (windows as domains); ``slabs`` (all that is
-near one moment); ``modulo`` and ``cycles``
-for the steady state; ``packing`` for a refresh of second-order information,
-``sliding`` and ``reordering`` where the pipeline's ops move.
+(how the portfolio uses them); ``dive`` (windows as domains); ``slab_scope`` and
+``slabs`` (all that is near one moment); ``modulo`` and ``cycles`` for the steady state;
+``packing`` for a refresh of second-order information, ``sliding`` and ``reordering``
+where the pipeline's ops move.
 """
 
 from schedopt.cpsat.coarse import exact_scale

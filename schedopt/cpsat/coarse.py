@@ -34,9 +34,9 @@ def exact_scale(graph: OpGraph, moments: Iterable[int] = ()) -> int:
     return max(divisor, 1)
 
 
-def scale_within(graph: OpGraph, horizon: int) -> int:
+def scale_within(graph: OpGraph, horizon: int, moments: Iterable[int] = ()) -> int:
     """How many ticks one coarse tick is: exact where the horizon is not too long."""
-    scale = exact_scale(graph)
+    scale = exact_scale(graph, moments)
     if horizon // scale > LARGEST_HORIZON:
         return -(-horizon // ROUNDED_HORIZON)
     return scale

@@ -138,9 +138,8 @@ def project_bound(  # noqa: PLR0913 - limits and reports by keyword
     head = {op: whole.head[op] for op in projected.data}
     tail = {op: whole.tail[op] for op in projected.data}
     horizon = upper_bound if alone else _horizon_of_value(graph, objective, upper_bound)
-    scale = exact_scale(projected, (*head.values(), *tail.values()))
-    if upper_bound // scale > LARGEST_HORIZON:
-        scale = -(-upper_bound // ROUNDED_HORIZON)
+    moments = (*head.values(), *tail.values())
+    scale = scale_within(projected, upper_bound, moments)
     coarse = coarsened(projected, scale, round_up=False)
     scope = Scope(
         graph=coarse,

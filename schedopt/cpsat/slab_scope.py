@@ -15,7 +15,7 @@ from typing import NamedTuple
 import networkx as nx
 
 from schedopt.cpsat.variables import Scope
-from schedopt.opgraph import Buffer, OpData, OpGraph, Stream
+from schedopt.opgraph import Buffer, Edge, OpData, OpGraph, Stream
 from schedopt.ops import Op, OpKind
 from schedopt.schedule import Order, Schedule
 from schedopt.simulate import tails
@@ -27,8 +27,10 @@ class Links:
 
     Attributes
     ----------
+    buffers : tuple of Buffer
+        Those on devices with a limit.
     made, used : mapping
-        For each op the buffers that it makes, or uses, on devices with a limit.
+        For each op those that it makes, or uses.
     chain : mapping
         For ops of equal microbatches the number of their class (``fifo_classes``).
     """
@@ -83,14 +85,6 @@ class SlabProblem(NamedTuple):
     hint: Mapping[Op, int]
 
 
-class _Wait(NamedTuple):
-    """``after`` starts at the earliest ``lag`` ticks after the end of ``before``."""
-
-    before: Op
-    after: Op
-    lag: int
-
-
 class Timeline:
     """A schedule, the replay of an order, and what follows each of its ops in that."""
 
@@ -108,10 +102,10 @@ class Timeline:
             stream: {op: place for place, op in enumerate(sequence)}
             for stream, sequence in order.sequences.items()
         }
-        self._memory_edges: dict[Op, list[_Wait]] = {}
+        self._memory_edges: dict[Op, list[Edge]] = {}
         for before, after in order.memory_edges:
             for op in (before, after):
-                self._memory_edges.setdefault(op, []).append(_Wait(before, after, 0))
+                self._memory_edges.setdefault(op, []).append(Edge(before, after, 0))
         self._levels = [
             _Level(self._end, (b for b in links.buffers if b.device == device))
             for device in range(len(schedule.graph.devices))
@@ -136,7 +130,7 @@ class Timeline:
         data = self.schedule.graph.data
         head = dict.fromkeys(slab.in_time, 0)
         tail = dict.fromkeys(slab.in_time, 0)
-        inner: list[_Wait] = []
+        inner: list[Edge] = []
         for before, after, lag in self._waits(slab):
             if before not in slab:
                 head[after] = max(head[after], self._end[before] + lag)
@@ -144,7 +138,7 @@ class Timeline:
                 following = lag + data[after].duration + self._tail[after]
                 tail[before] = max(tail[before], following)
             else:
-                inner.append(_Wait(before, after, lag))
+                inner.append(Edge(before, after, lag))
         part = self._part(slab, inner)
         _propagate(part, head, tail)
         base = min(head.values(), default=0)
@@ -179,16 +173,16 @@ class Timeline:
                 times[op] = makespan - self._tail[op] - data[op].duration
         return Schedule(self.schedule.graph, times)
 
-    def _waits(self, slab: Slab) -> Iterator[_Wait]:
+    def _waits(self, slab: Slab) -> Iterator[Edge]:
         """What a slab's ops wait for, and what waits for them."""
         graph = self.schedule.graph
         places: dict[Stream, list[int]] = {}
         for op in slab.in_time:
             for before, lag in graph.predecessors(op):
-                yield _Wait(before, op, lag)
+                yield Edge(before, op, lag)
             for after, lag in graph.successors(op):
                 if after not in slab:
-                    yield _Wait(op, after, lag)
+                    yield Edge(op, after, lag)
             for stream in graph.data[op].streams:
                 places.setdefault(stream, []).append(self._places[stream][op])
             for wait in self._memory_edges.get(op, ()):
@@ -197,7 +191,7 @@ class Timeline:
         for stream, those in places.items():
             yield from self._waits_of_stream(stream, min(those), max(those) + 1)
 
-    def _waits_of_stream(self, stream: Stream, first: int, end: int) -> Iterator[_Wait]:
+    def _waits_of_stream(self, stream: Stream, first: int, end: int) -> Iterator[Edge]:
         """All of a slab follows what comes before it on a stream, and so on.
 
         Within the slab only equal ops of equal microbatches keep their order.
@@ -206,15 +200,15 @@ class Timeline:
         latest: dict[int, Op] = {}
         for op in sequence[first:end]:
             if first > 0:
-                yield _Wait(sequence[first - 1], op, 0)
+                yield Edge(sequence[first - 1], op, 0)
             if end < len(sequence):
-                yield _Wait(op, sequence[end], 0)
+                yield Edge(op, sequence[end], 0)
             if op in chain:
                 if chain[op] in latest:
-                    yield _Wait(latest[chain[op]], op, 0)
+                    yield Edge(latest[chain[op]], op, 0)
                 latest[chain[op]] = op
 
-    def _part(self, slab: Slab, waits: Iterable[_Wait]) -> OpGraph:
+    def _part(self, slab: Slab, waits: Iterable[Edge]) -> OpGraph:
         """The op graph of a slab's ops, with gates."""
         graph, links = self.schedule.graph, self._links
         digraph: nx.DiGraph[Op] = nx.DiGraph()

@@ -24,6 +24,7 @@ from schedopt.build import build_graph
 from schedopt.formats import instance_from_document
 from schedopt.instance import Instance, Objective
 from schedopt.lattice import problem_of
+from schedopt.opgraph import OpGraph
 from schedopt.schedule import Schedule
 from schedopt.search import Searcher
 from schedopt.simulate import best_times, with_memory_edges
@@ -178,8 +179,7 @@ class _Worker:
         if self._graph.choices:
             if incumbent is None:
                 return None
-            literals = {self._graph.data[op].literal for op in incumbent.start}
-            self._chosen = self._graph.select(name for name in literals if name)
+            self._chosen = self._selected(incumbent)
         problem = problem_of(self._chosen)
         if problem is None or not Searcher.applies(problem):
             return None
@@ -196,13 +196,17 @@ class _Worker:
         if incumbent is None:
             return True
         if self._slabs is None or set(incumbent.start) != set(self._slabs.best.start):
-            literals = {self._graph.data[op].literal for op in incumbent.start}
-            chosen = self._graph.select(name for name in literals if name)
-            self._slabs = Slabs(Schedule(chosen, incumbent.start), task.seed)
+            chosen = Schedule(self._selected(incumbent), incumbent.start)
+            self._slabs = Slabs(chosen, task.seed)
         elif incumbent.makespan < self._slabs.best.makespan:
             self._slabs.learn(Schedule(self._slabs.best.graph, incumbent.start))
         self._slabs.improve(self._effort(task), self._offer)
         return not self._slabs.is_settled
+
+    def _selected(self, schedule: Schedule) -> OpGraph:
+        """The op graph with the choices that a schedule has made."""
+        literals = {self._graph.data[op].literal for op in schedule.start}
+        return self._graph.select(name for name in literals if name)
 
     def _narrow(self, task: Task) -> bool:
         """Steps of the destructive bound; it does not apply once it has none left."""
