@@ -93,3 +93,34 @@ def test_runtime_fidelity() -> None:
     ]
     assert max(errors) <= 0.03
     assert f"within 3 % on {len(rows)} schedules" in prose(ROOT / "README.md")
+
+
+def test_refresh_of_all_trainings() -> None:
+    folder = RESULTS / "pipefisher"
+    runs = [json.loads(line) for line in (folder / "others.jsonl").open()]
+    least: dict[tuple[object, ...], tuple[int, int]] = {}
+    serial: dict[tuple[object, ...], str] = {}
+    names = ("model", "schedule", "devices", "blocks", "gpu", "batch")
+    for run in runs:
+        training = tuple(run["key"][name] for name in names)
+        if run["greedy_serial"]:
+            serial[training] = run["status"]
+        else:
+            pair = run["interval"], max(run["greedy_intervals"])
+            least[training] = min(pair, least.get(training, pair))
+    fewer = sum(found < greedy for found, greedy in least.values())
+    same = sum(found == greedy for found, greedy in least.values())
+    assert fewer + same == len(least)  # never more steps
+    impossible = list(serial.values()).count("infeasible")
+    text = prose(folder / "README.md")
+    assert f"The {len(least) + len(serial)} other trainings" in text
+    assert f"of the {len(least)} where the rule hides all work, {fewer} take" in text
+    assert f"fewer and {same} as many. In the other {len(serial)} the" in text
+    assert f"in {impossible} it is proven" in text
+    assert f"in {len(serial) - impossible} one does" in text
+    open_ones = [run for run in runs if run["status"] == "feasible"]
+    assert {run["key"]["devices"] for run in open_ones} == {16}
+    assert len(open_ones) == 10
+    assert "but for ten on 16 devices" in text
+    longest = max(run["wall_seconds"] for run in runs)
+    assert f"takes up to {longest:.0f} s where 20 s were given" in text

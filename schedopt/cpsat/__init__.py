@@ -19,7 +19,7 @@ from schedopt.cpsat.reordering import pack_reordered
 from schedopt.cpsat.rules import OBJECTIVES, PROBLEM, REDUNDANT, SYMMETRY
 from schedopt.cpsat.slabs import Slabs
 from schedopt.cpsat.sliding import Sliding, cannot_slide, fits_no_space, pack_sliding
-from schedopt.cpsat.sliding_counts import require_known
+from schedopt.cpsat.sliding_counts import require_known, require_no_alternatives
 from schedopt.cpsat.variables import Scope, Variables
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "project_bound",
     "prove",
     "require_known",
+    "require_no_alternatives",
     "run",
     "search_cycles",
     "solve_graph",

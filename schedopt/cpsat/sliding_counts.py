@@ -119,14 +119,25 @@ def require_known(problem: Problem) -> None:
     NotApplicableError
         If reductions of factors take time, or the pipeline has alternative ops.
     """
-    if problem.frame.graph.literals:
-        msg = (
-            "moving a pipeline does not know alternative ops (a stage's overlap, or"
-            " backward: choose)"
-        )
-        raise NotApplicableError(msg)
+    require_no_alternatives(problem.frame)
     if any(group.sync for group in problem.classes):
         msg = "sliding does not know reductions of factors that take time"
+        raise NotApplicableError(msg)
+
+
+def require_no_alternatives(frame: Frame) -> None:
+    """Refuse alternative ops where steps may be other than the frame's.
+
+    Raises
+    ------
+    NotApplicableError
+        If the pipeline has some.
+    """
+    if frame.graph.literals:
+        msg = (
+            "moving or stretching a pipeline does not know alternative ops (a stage's"
+            " overlap, or backward: choose)"
+        )
         raise NotApplicableError(msg)
 
 

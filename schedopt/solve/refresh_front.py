@@ -21,9 +21,8 @@ from functools import partial
 
 from schedopt.bounds import quick_bounds
 from schedopt.build import build_graph
-from schedopt.cpsat import Sliding, exact_scale, require_known
+from schedopt.cpsat import Sliding, exact_scale, require_known, require_no_alternatives
 from schedopt.cpsat.coarse import LARGEST_HORIZON
-from schedopt.errors import NotApplicableError
 from schedopt.instance import Instance, Objective
 from schedopt.refresh.cycle import Cycle
 from schedopt.refresh.frame import Frame, pipeline_alone
@@ -143,12 +142,7 @@ def solve_front(
         If the pipeline may move and reductions of factors take time, or if it has
         alternative ops.
     """
-    if frames[0].frame.graph.literals:
-        msg = (
-            "the front does not know alternative ops (a stage's overlap, or"
-            " backward: choose)"
-        )
-        raise NotApplicableError(msg)
+    require_no_alternatives(frames[0].frame)
     if parameters.freedom is not Freedom.FROZEN:
         require_known(problem_of(frames[0].frame, 1))
     search = _Search(frames, parameters, progress)

@@ -55,6 +55,7 @@ class _Search:
     ) -> None:
         self.began = time.monotonic()
         self.interrupts = interrupts
+        self.deadline = Deadline(self.began + parameters.time_limit_s, interrupts)
         self.frame = frame
         self.parameters = parameters
         self.progress = progress
@@ -102,7 +103,7 @@ class _Search:
     def _first_found(self) -> Candidate | None:
         """The first candidate for which a packing is known, or found by a short run."""
         for candidate in self._by_order():
-            if self._left() > 0 and self._decide(candidate, _FIRST_PASS_S):
+            if self.deadline.left > 0 and self._decide(candidate, _FIRST_PASS_S):
                 return candidate
             if all(known.start(candidate) is not None for known in self.known):
                 return candidate
@@ -113,7 +114,7 @@ class _Search:
         share_of_memory = _SHARE_OF_MEMORY * self.parameters.time_limit_s
         undecided = [c for c in self._before(best) if not self._is_impossible(c)]
         for number, candidate in enumerate(undecided):
-            left = self._left() - share_of_memory
+            left = self.deadline.left - share_of_memory
             if left <= 0:
                 break
             share = left / len(self.known) / (len(undecided) - number)
@@ -172,7 +173,7 @@ class _Search:
                 break
             share = max(
                 _LEAST_MEMORY_S / len(self.known),
-                self._left() / (len(self.known) - number),
+                self.deadline.left / (len(self.known) - number),
             )
             peak = max(peaks[device] for device in known.devices)
             start, least = self._least_peak(packing.problem, known, share, peak)
@@ -207,14 +208,14 @@ class _Search:
         def pack_longer(
             problem: Problem, devices: tuple[int, ...]
         ) -> Mapping[Op, int] | None:
-            seconds = min(_LOOSENING_S, self._left())
+            seconds = min(_LOOSENING_S, self.deadline.left)
             if seconds <= 0:
                 return None
             effort = self.parameters.effort(seconds)
             return pack(problem, devices, effort, outlined=True).start
 
         devices = [known.devices for known in self.known]
-        found = loosened(packing, devices, pack_longer, lambda: self._left() <= 0)
+        found = loosened(packing, devices, pack_longer, lambda: self.deadline.left <= 0)
         return packing if found is packing else self._checked(found)
 
     # -- results --------------------------------------------------------------
@@ -277,7 +278,3 @@ class _Search:
             wrap=self.parameters.wrap,
             latest=candidate.latest,
         )
-
-    def _left(self) -> float:
-        end = self.began + self.parameters.time_limit_s
-        return Deadline(end, self.interrupts).left

@@ -60,6 +60,7 @@ class _Search:
     ) -> None:
         self.interrupts = interrupts
         self.began = time.monotonic() - frozen.wall_seconds
+        self.deadline = Deadline(self.began + parameters.time_limit_s, interrupts)
         self.frame = frozen.frame
         self.parameters = parameters
         self.progress = progress
@@ -78,9 +79,9 @@ class _Search:
             return self._solution(Status.INFEASIBLE, reason)
         if not self.too_long:
             share = _SHARE_OF_SLIDING if self._may_reorder else 1.0
-            self._improve(Freedom.SLIDING, self._deadline(share))
+            self._improve(Freedom.SLIDING, self.deadline.part(share))
         if self._may_reorder:
-            self._improve(Freedom.REORDERED, self._deadline(1.0))
+            self._improve(Freedom.REORDERED, self.deadline)
         if self.best is None:
             return self._solution(Status.UNKNOWN, "no packing was found in time")
         is_best = all(self._is_impossible(one) for one in self._better())
@@ -173,11 +174,6 @@ class _Search:
         self.best = found.packed
         self.progress(what)
         return True
-
-    def _deadline(self, share: float) -> Deadline:
-        """When a share of the time that is left will have gone by."""
-        end = self.began + self.parameters.time_limit_s
-        return Deadline(end, self.interrupts).part(share)
 
     # -- results --------------------------------------------------------------
 
