@@ -29,6 +29,7 @@ from schedopt.measure.stages import (  # noqa: E402
     ModelProfile,
     Settings,
     StageProfile,
+    device_of,
     measure_stage,
 )
 from schedopt.measure.timing import Spread, spread_of, time_ops  # noqa: E402
@@ -66,6 +67,7 @@ def run(
 def gradients(stage: StageUnderTest, *, split: bool) -> list[Tensor]:
     """Of the parameters, after one microbatch."""
     stage.module.zero_grad()
+    torch.manual_seed(1)  # of the gradients that arrive
     microbatch = Microbatch(stage)
     microbatch.receive_inputs()
     microbatch.forward()
@@ -181,6 +183,37 @@ def test_times_that_scatter_are_named_unless_they_are_nothing() -> None:
         "W": Spread(100, 80, 130, 9),
     }
     assert StageProfile("one", times, None, 0, ()).scattered == ["W"]
+
+
+def test_times_of_launching_are_named_unless_they_are_nothing() -> None:
+    times = {
+        "F": Spread(100, 99, 101, 9, idle=1.0),
+        "I": Spread(1, 1, 1, 9, idle=1.0),
+        "W": Spread(100, 99, 101, 9, idle=0.25),
+    }
+    assert StageProfile("one", times, None, 0, ()).launching == ["F"]
+
+
+def test_another_torch_is_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.11.0")
+    ran = run("profile", *SMALL, "--stages", 1)
+    assert ran.code == 0
+    assert "warning: torch 2.11.0 is installed" in ran.err
+
+
+def test_a_stage_that_does_not_fit_is_said_in_one_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_arguments: object) -> None:
+        raise torch.cuda.OutOfMemoryError
+
+    words = ["does not fit on cpu", "microbatch smaller"]
+    with monkeypatch.context() as patched:  # while it runs
+        patched.setattr("schedopt.measure.stages.time_ops", no_memory)
+        refused(run("profile", *SMALL), "first, 2 blocks", *words)
+    with monkeypatch.context() as patched:  # while it is made
+        patched.setattr("schedopt.measure.gpt.GptStage", no_memory)
+        refused(run("profile", *SMALL), "stage 0", *words)
 
 
 def test_a_gpt_becomes_an_instance(run: Run) -> None:
@@ -392,6 +425,16 @@ def test_what_cannot_be_measured_is_refused(
     run: Run, arguments: tuple[object, ...], words: list[str]
 ) -> None:
     refused(run("profile", *SMALL, *arguments), *words)
+
+
+def test_a_cuda_device_has_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    names = ("cuda", "cuda:1")
+    assert [device_of(name).index for name in names] == [0, 1]
+    assert [device.index for device in chosen] == [0, 1]
 
 
 def test_what_the_instance_cannot_be_is_refused_before_measuring(

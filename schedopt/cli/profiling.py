@@ -26,6 +26,7 @@ from schedopt.cli.output import (
 )
 from schedopt.cli.saving import check_writable
 from schedopt.errors import MeasurementError
+from schedopt.execute.processes import TORCH as TORCH_RELEASE
 from schedopt.formats import Limits
 from schedopt.formats.complaints import one_line
 from schedopt.instance import Backward, Instance, Number
@@ -37,7 +38,7 @@ from schedopt.report.summary import instance_lines
 if TYPE_CHECKING:
     from schedopt.measure.documents import Pipeline
     from schedopt.measure.sample import StageUnderTest
-    from schedopt.measure.stages import ModelProfile, Settings
+    from schedopt.measure.stages import ModelProfile, Settings, StageProfile
 
 Make = Callable[[int], "StageUnderTest"]
 TORCH = "torch-csv"  # the runtime whose functions are measured
@@ -126,8 +127,9 @@ def profile(
         print_json({**report, "instance": document, "model": config})
     else:
         _print(found, instance)
+    _warn_of_other_torch(torch.__version__)
     for stage, _ in found.distinct:
-        _warn(stage.name, stage.scattered)
+        _warn(stage)
     if output is not None:
         save_instance(output, document, limits)
         written = str(output)
@@ -298,10 +300,25 @@ def _stage_text(numbers: list[int], name: str) -> str:
     return f"{text} ({name})" if name else text
 
 
-def _warn(name: str, scattered: list[str]) -> None:
-    if scattered:
+def _warn_of_other_torch(version: str) -> None:
+    if not version.startswith(f"{TORCH_RELEASE}."):
         complain(
-            f"warning: {name}: the times of {', '.join(scattered)} scatter much (the"
-            " quartiles are more than 25 % of the median apart); is the machine busy"
-            " with something else? Raise --repetitions or try again"
+            f"warning: torch {version} is installed, and what its pipeline runtime runs"
+            f" and keeps is known as of {TORCH_RELEASE} here; pip install"
+            " 'schedopt[torch]' brings that one"
+        )
+
+
+def _warn(stage: StageProfile) -> None:
+    if stage.scattered:
+        complain(
+            f"warning: {stage.name}: the times of {', '.join(stage.scattered)} scatter"
+            " much (the quartiles are more than 25 % of the median apart); is the"
+            " machine busy with something else? Raise --repetitions or try again"
+        )
+    if stage.launching:
+        complain(
+            f"warning: {stage.name}: the GPU waits for the CPU in"
+            f" {', '.join(stage.launching)}, whose times are those of launching them;"
+            " a larger microbatch fills the GPU"
         )

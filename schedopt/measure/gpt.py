@@ -81,7 +81,8 @@ def gpt_stage(
     """A stage with random weights and a random microbatch; the same every time."""
     torch.manual_seed(0)
     is_first = part.is_first
-    module: nn.Module = GptStage(shape, part).to(device, shape.dtype)
+    with device:  # drawing the weights of a large stage on the CPU takes long
+        module: nn.Module = GptStage(shape, part).to(shape.dtype)
     tokens = (shape.microbatch_size, shape.sequence)
     loss = None
     if shape.vocabulary and part.is_last:

@@ -17,13 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from schedopt.measure.sample import Microbatch, StageUnderTest
-from schedopt.measure.timing import (
-    Action,
-    Spread,
-    spread_of,
-    time_action,
-    without_collector,
-)
+from schedopt.measure.timing import Action, Spread, time_work
 
 _DAMPING = 1e-3
 
@@ -132,14 +126,9 @@ def _time(
     warmup: int,
     repetitions: int,
 ) -> dict[str, Spread]:
-    times: dict[str, list[float]] = {}
-    with without_collector():
-        for repetition in range(warmup + repetitions):
-            for name, action in _actions(tokens, size_a, size_b, device):
-                elapsed = time_action(action, device)
-                if repetition >= warmup:
-                    times.setdefault(name, []).append(elapsed)
-    return {name: spread_of(found) for name, found in times.items()}
+    return time_work(
+        lambda: _actions(tokens, size_a, size_b, device), device, warmup, repetitions
+    )
 
 
 def _actions(

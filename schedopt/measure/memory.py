@@ -1,8 +1,9 @@
 """Memory of a stage's ops: what each leaves behind, and how far it rises meanwhile.
 
-On CUDA from the allocator's counters (read, not run here), on CPU from the allocations
-and releases that torch's profiler sees. What a transfer brings counts for the op that
-needs it: the inputs for F, the gradients of the outputs for I or B.
+On CUDA from the allocator's counters, on CPU from the allocations and releases that
+torch's profiler sees: in both cases bytes as they were asked for, whatever was cached
+before. What a transfer brings counts for the op that needs it: the inputs for F, the
+gradients of the outputs for I or B.
 """
 
 from __future__ import annotations
@@ -91,14 +92,23 @@ def _levels_on_cuda(steps: Steps, device: torch.device) -> dict[str, Level]:
     for name, actions in steps.items():
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+        before, _ = _held_on_cuda(device)
         for action in actions:
             action()
         torch.cuda.synchronize(device)
-        after = torch.cuda.memory_allocated(device)
-        highest = torch.cuda.max_memory_allocated(device)
+        after, highest = _held_on_cuda(device)
         levels[name] = Level(after - before, highest - before)
     return levels
+
+
+def _held_on_cuda(device: torch.device) -> tuple[int, int]:
+    """Bytes now, and the most since the peak was reset."""
+    # What the allocator gives out beyond what was asked for depends on what it has
+    # cached: up to 1 MiB per tensor. Only torch's own allocator tells them apart.
+    own = torch.cuda.get_allocator_backend() == "native"
+    counter = "requested_bytes" if own else "allocated_bytes"
+    counts = torch.cuda.memory_stats(device)
+    return counts[f"{counter}.all.current"], counts[f"{counter}.all.peak"]
 
 
 def _levels_on_cpu(steps: Steps, _device: torch.device) -> dict[str, Level]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import platform
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -44,12 +46,17 @@ class StageProfile:
     @property
     def scattered(self) -> list[str]:
         """The ops whose times scatter much, but for those that do next to nothing."""
+        return [kind for kind in self._lasting if self.times[kind].relative > SCATTERED]
+
+    @property
+    def launching(self) -> list[str]:
+        """The ops for which a GPU waits: the CPU needs longer to launch them."""
+        return [kind for kind in self._lasting if self.times[kind].idle > 1 / 2]
+
+    @property
+    def _lasting(self) -> list[str]:
         least = _WORTH_A_LOOK * sum(spread.median for spread in self.times.values())
-        return [
-            kind
-            for kind, spread in self.times.items()
-            if spread.relative > SCATTERED and spread.median > least
-        ]
+        return [kind for kind, spread in self.times.items() if spread.median > least]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +99,8 @@ def device_of(name: str) -> torch.device:
                 " those, or cpu"
             )
             raise MeasurementError(msg)
+        # torch's functions want the number.
+        device = torch.device("cuda", device.index or 0)
         torch.cuda.set_device(device)
     return device
 
@@ -120,7 +129,11 @@ def measure_stages(
     known: dict[Hashable, StageProfile] = {}
     for number, key in enumerate(keys):
         if key not in known:
-            known[key] = measure_stage(make(number), settings)
+            with _fitting(f"stage {number}", settings.device):
+                stage = make(number)
+            known[key] = measure_stage(stage, settings)
+            del stage  # or two would have to fit at once
+            _give_back(settings.device)
     return ModelProfile(tuple(known[key] for key in keys))
 
 
@@ -128,16 +141,35 @@ def measure_stage(stage: StageUnderTest, settings: Settings) -> StageProfile:
     """Times, memory and, if wanted, K-FAC's work of one stage."""
     device, warmup, repetitions = settings.device, settings.warmup, settings.repetitions
     kfac: tuple[LayerKfac, ...] = ()
-    with running_user_code(f"{stage.name}: cannot be run:"):
-        try:
-            times = time_ops(stage, device, warmup, repetitions)
-            memory = stage_memory(stage, device)
-            if settings.with_kfac:
-                kfac = kfac_of(stage, device, warmup, repetitions)
-            microbatch = Microbatch(stage)
-            microbatch.receive_inputs()
-            microbatch.forward()
-        except torch.cuda.OutOfMemoryError:
-            msg = f"{stage.name}: does not fit on {device}; make the microbatch smaller"
-            raise MeasurementError(msg) from None
+    with (
+        running_user_code(f"{stage.name}: cannot be run:"),
+        _fitting(stage.name, device),
+    ):
+        times = time_ops(stage, device, warmup, repetitions)
+        memory = stage_memory(stage, device)
+        if settings.with_kfac:
+            kfac = kfac_of(stage, device, warmup, repetitions)
+        microbatch = Microbatch(stage)
+        microbatch.receive_inputs()
+        microbatch.forward()
     return StageProfile(stage.name, times, memory, microbatch.output_bytes, kfac)
+
+
+@contextmanager
+def _fitting(name: str, device: torch.device) -> Iterator[None]:
+    """Where memory runs out, an error that says what to make smaller."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        msg = (
+            f"{name}: does not fit on {device}; make the microbatch smaller, or cut the"
+            " model into more stages"
+        )
+        raise MeasurementError(msg) from None
+
+
+def _give_back(device: torch.device) -> None:
+    """Free what a stage has left behind."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
