@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from pathlib import Path
+from runpy import run_path
 from statistics import median
 from typing import Any
 
@@ -124,3 +125,27 @@ def test_refresh_of_all_trainings() -> None:
     assert "but for ten on 16 devices" in text
     longest = max(run["wall_seconds"] for run in runs)
     assert f"takes up to {longest:.0f} s where 20 s were given" in text
+
+
+def test_the_gpu() -> None:
+    folder = RESULTS / "measured"
+    table = run_path(str(folder / "study.py"))["table"]
+    checks = json.loads((folder / "checks.json").read_text(encoding="utf-8"))
+    text = (folder / "table.md").read_text(encoding="utf-8")
+    assert table(checks) == text
+    # What the pages say of it.
+    device, *_ = checks["device"].split(",")
+    assert f"{checks['device'].replace(', Python', ' and Python')}" in prose(
+        ROOT / "docs" / "runtimes" / "measuring.md"
+    )
+    assert device in prose(folder / "README.md")
+    errors = [float(e) for e in re.findall(r"([+-][\d.]+) % \|$", text, re.M)]
+    assert len(errors) == len(checks["peaks"]) == 3
+    assert sorted(map(abs, errors))[-2:] == [0, 1.22]
+    assert -1.3 < min(errors) <= max(errors) == 0
+    times = {
+        row["how"]: row["times"]["W"]["median"]
+        for row in checks["timings"]
+        if (row["hidden"], row["microbatch_size"]) == (4096, 1)
+    }
+    assert round(times["waiting"] / times["queued"], 1) == 1.8
