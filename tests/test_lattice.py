@@ -9,8 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from schedopt.bounds import destructive as destructive_module
 from schedopt.bounds import without_choices
-from schedopt.bounds.destructive import Destructive
+from schedopt.bounds.destructive import CARES, Care, Destructive
 from schedopt.build import build_graph
 from schedopt.instance import (
     Backward,
@@ -461,6 +462,66 @@ def test_lattices_without_fillers_refute_no_optimum(first: int) -> None:
         refuted += is_refuted_without_fillers(problem, optimum - 1)
     assert judged >= 40
     assert refuted >= 0.6 * judged
+
+
+@pytest.mark.parametrize(
+    "care", [care for care in CARES if care.apart or care.patience], ids=str
+)
+def test_shaving_one_stream_refutes_no_optimum(
+    care: Care, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone, after nothing but settling; and it proves what settling does not."""
+    monkeypatch.setattr(destructive_module, "CARES", (care,))
+    raised = judged = 0
+    for seed in range(80):
+        rng = random.Random(91_000 + seed)
+        graph = build_graph(random_instance(rng, max_ops=18, plain=seed % 3 == 0))
+        relaxed, best = without_choices(graph), best_makespan(graph)
+        if relaxed is None or best is None or problem_of(relaxed) is None:
+            continue
+        judged += 1
+        bound = proven(relaxed, best.value + 1)
+        assert bound <= best.value, seed
+        monkeypatch.setattr(destructive_module, "CARES", ())
+        raised += bound > proven(relaxed, best.value + 1)
+        monkeypatch.setattr(destructive_module, "CARES", (care,))
+    assert judged >= 50
+    assert raised >= 1
+
+
+def test_an_impatient_trial_counts_as_possible() -> None:
+    """With less patience less is looked at, and no schedule is lost."""
+    fewer = 0
+    for seed in range(15):
+        graph, upper = feasible(seed)
+        whole, brief = windows_of(graph, upper), windows_of(graph, upper)
+        if whole is None or brief is None or whole.is_refuted:
+            continue
+        edges = whole.edges(classes_of(graph), at_end=False)
+        for _ in whole.shave(edges, 1, compile_loops=False):
+            pass
+        for _ in brief.shave(edges, 1, patience=1, compile_loops=False):
+            pass
+        assert not brief.is_refuted, seed
+        fewer += brief.visits < whole.visits
+    assert fewer >= 3
+
+
+@pytest.mark.parametrize("tight", range(3))
+def test_the_tightest_stream_has_the_least_slack_on_average(tight: int) -> None:
+    """On one device memory is short."""
+    limits = [2 if device == tight else None for device in range(3)]
+    devices = tuple(Device(name=f"d{d}", memory_limit=x) for d, x in enumerate(limits))
+    graph = pipeline(stages=3, microbatches=4, devices=devices)
+    problem, windows = problem_of(graph), windows_of(graph, 90)
+    assert problem is not None
+    assert windows is not None
+    slack: dict[int, list[int]] = {}
+    for op, (start, end) in windows.windows().items():
+        data = graph.data[op]
+        slack.setdefault(data.device, []).append(end - start - data.duration)
+    means = [np.mean(slack[device]) for device in range(3)]
+    assert problem.streams[windows.tightest_stream].device == np.argmin(means)
 
 
 def is_refuted_without_fillers(problem: Problem, end: int) -> bool:

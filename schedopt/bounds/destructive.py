@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schedopt.lattice import Ints, Problem, Windows, windows_by
+from schedopt.lattice import Ints, Problem, Windows, classes_on, windows_by
 
 _SHAVE_COMPILED_FROM = 60
 _SETTLE_COMPILED_FROM = 250
@@ -52,17 +52,31 @@ class Care:
         Those of ops on every n-th stream.
     fineness : int
         The first step cut off is this part of a mean duration.
+    apart : int
+        If not 0, only ops that make buffers on the one stream with the least slack
+        are shaved, every n-th of a class. What is cut there narrows the windows on all
+        streams, whose lattices then refute much of what all edges together would.
+    first : int
+        The first end that is tried is this part of what is open.
+    patience : int
+        If not 0, how many times all steps a trial may look at.
     """
 
     is_brief: bool
     rounds: int = 0
     every: int = 1
     fineness: int = 12
+    apart: int = 0
+    first: int = 16
+    patience: int = 0
 
 
 CARES = (
     Care(is_brief=False),
     Care(is_brief=True, rounds=2),
+    Care(is_brief=False, rounds=2, apart=8, first=64, patience=1),
+    Care(is_brief=False, rounds=2, apart=2, first=64, patience=2),
+    Care(is_brief=False, rounds=2, apart=1, first=128, patience=3),
     Care(is_brief=False, rounds=2, every=2),
     Care(is_brief=False, rounds=4, fineness=24),
     Care(is_brief=False, rounds=20, fineness=200),
@@ -172,9 +186,11 @@ class Destructive:
 
     def _raise(self, care: Care) -> Iterator[None]:
         """Refute later and later ends; what this care cannot refute is the limit."""
-        step = max(1, (self._high - self._low) // 16)
+        step = max(1, (self._high - self._low) // care.first)
         limit = self._high
         close = 0 if care.rounds else self._close
+        if care.apart:
+            close = step - 1
         while self._low + close < min(limit, self._high):
             end = min(self._low + step, limit, self._high) - 1
             windows = self._by(end)
@@ -206,6 +222,8 @@ class Destructive:
         yield from windows.settle(compile_loops=self._is_large)
         if windows.is_refuted:
             return
+        if care.rounds:
+            windows.thin()
         if self._has_two_kinds:
             brief = windows
             if not windows.is_filled and windows.steps > _LARGE and care.rounds:
@@ -235,16 +253,19 @@ class Destructive:
         """Both edges of windows, again and again while something can be cut."""
         mean = int(self._problem.arrays.duration.mean())
         least = max(1, mean // care.fineness)
-        classes = self._shaved_classes(care)
+        classes = self._shaved_classes(windows, care)
         for _ in range(care.rounds):
             cuts = [0, 0]
             for at_end in (False, True):
                 if windows.is_refuted:
                     return
                 edges = windows.edges(classes, at_end=at_end)
+                if care.apart:
+                    edges = edges[edges[:, 1] % care.apart == 0]
                 for cuts[at_end] in windows.shave(
                     edges,
                     least,
+                    patience=care.patience,
                     compile_loops=len(self._problem.ops) >= _SHAVE_COMPILED_FROM,
                 ):
                     yield
@@ -253,15 +274,19 @@ class Destructive:
             if not windows.is_refuted:
                 windows.thin()
 
-    def _shaved_classes(self, care: Care) -> Ints:
-        """Those whose ops others wait for, on every n-th stream."""
+    def _shaved_classes(self, windows: Windows, care: Care) -> Ints:
+        """Those whose ops others wait for, on the streams that the care names."""
         arrays = self._problem.arrays
+        waited = arrays.following[:, 0] >= 0
+        if care.apart:
+            here = classes_on(arrays, windows.tightest_stream)
+            makers = waited[here] & (arrays.makes[here] == 1)
+            return here[makers if makers.any() else waited[here]]
         return np.array(
             [
                 c
-                for c in range(len(arrays.duration))
-                if arrays.following[c, 0] >= 0
-                and not any(self._streams(c) % care.every)
+                for c in np.flatnonzero(waited).tolist()
+                if not any(self._streams(c) % care.every)
             ],
             np.int64,
         )

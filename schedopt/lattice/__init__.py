@@ -7,7 +7,7 @@ Reading order: ``problem`` (an op graph as classes of ops that pass in order),
 proofs.
 """
 
-from schedopt.lattice.problem import Ints, Problem, problem_of
+from schedopt.lattice.problem import Ints, Problem, classes_on, problem_of
 from schedopt.lattice.windows import Windows, windows_by
 
-__all__ = ["Ints", "Problem", "Windows", "problem_of", "windows_by"]
+__all__ = ["Ints", "Problem", "Windows", "classes_on", "problem_of", "windows_by"]

@@ -64,6 +64,11 @@ class Arrays(NamedTuple):
     class_at: Ints
 
 
+def classes_on(arrays: Arrays, stream: int) -> Ints:
+    """The classes on a stream, by place."""
+    return arrays.class_at[arrays.first_place[stream] : arrays.first_place[stream + 1]]
+
+
 class StreamRules(NamedTuple):
     """How the classes on one stream limit each other; classes by place on the stream.
 

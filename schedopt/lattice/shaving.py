@@ -39,9 +39,14 @@ def is_possible(
     trial: Memo,
     edge: Ints,
     step: int,
+    patience: int,
 ) -> bool:
-    """Whether settling allows an op to lie within ``step`` beats of a window's edge."""
+    """Whether settling allows an op to lie within ``step`` beats of a window's edge.
+
+    It does, too, if it has looked at ``patience`` steps without an answer.
+    """
     begin_trial(memo, trial)
+    trial.limit[0] = trial.visits[0] + patience
     c, n = edge[0], edge[1]
     op = arrays.first_op[c] + n
     if edge[2] == 1:
@@ -53,7 +58,13 @@ def is_possible(
 
 
 def shave(
-    arrays: Arrays, lattices: Lattices, memo: Memo, trial: Memo, edge: Ints, least: int
+    arrays: Arrays,
+    lattices: Lattices,
+    memo: Memo,
+    trial: Memo,
+    edge: Ints,
+    least: int,
+    patience: int,
 ) -> int:
     """Cut what is impossible off one edge of an op's window, in steps from ``least``.
 
@@ -65,7 +76,7 @@ def shave(
     if starts <= 1:
         return UNCUT
     cut, step = 0, min(least, starts)
-    while not is_possible(arrays, lattices, memo, trial, edge, step):
+    while not is_possible(arrays, lattices, memo, trial, edge, step, patience):
         cut = step
         if step >= starts:
             return NOTHING_LEFT
@@ -74,7 +85,7 @@ def shave(
         return UNCUT
     middle = (cut + step) // 2
     if step - cut > least and not is_possible(
-        arrays, lattices, memo, trial, edge, middle
+        arrays, lattices, memo, trial, edge, middle, patience
     ):
         cut = middle
     if edge[2] == 1:
@@ -93,6 +104,7 @@ def refine(  # noqa: PLR0913, PLR0917 - arrays, as numba needs them
     edges: Ints,
     begin: int,
     least: int,
+    patience: int,
     most_visits: int,
     cuts: Ints,
 ) -> int:
@@ -104,6 +116,8 @@ def refine(  # noqa: PLR0913, PLR0917 - arrays, as numba needs them
         See ``shave``.
     begin : int
         The first of them to be shaved.
+    patience : int
+        See ``is_possible``.
     most_visits : int
         Stop when about so many steps have been looked at.
     cuts : array of one
@@ -122,7 +136,7 @@ def refine(  # noqa: PLR0913, PLR0917 - arrays, as numba needs them
         if found == PAUSED or memo.visits[0] >= memo.limit[0]:
             return k
         if k < len(edges):
-            shaved = shave(arrays, lattices, memo, trial, edges[k], least)
+            shaved = shave(arrays, lattices, memo, trial, edges[k], least, patience)
             if shaved == NOTHING_LEFT:
                 return -1
             cuts[0] += shaved

@@ -9,8 +9,8 @@ import numpy as np
 
 from schedopt.compiled import compiled
 from schedopt.lattice import propagation, shaving
-from schedopt.lattice.memo import add, mark, memo_of, trial_of
-from schedopt.lattice.problem import Arrays, Ints, Problem
+from schedopt.lattice.memo import NEVER, add, mark, memo_of, trial_of
+from schedopt.lattice.problem import Arrays, Ints, Problem, classes_on
 from schedopt.lattice.states import (
     Lattices,
     fillers_left_out,
@@ -95,6 +95,22 @@ class Windows:
         return len(self._lattices.op)
 
     @property
+    def tightest_stream(self) -> int:
+        """The stream whose ops have the least slack on average; the first of several.
+
+        An op's slack is how much longer its window is than the op.
+        """
+        arrays, memo = self._problem.arrays, self._memo
+        counts = np.diff(arrays.first_op)
+        slack = np.add.reduceat(memo.last - memo.head, arrays.first_op[:-1])
+        slack -= counts * arrays.duration
+        means = [
+            slack[here].sum() / counts[here].sum() if len(here) else np.inf
+            for here in (classes_on(arrays, s) for s in range(len(self._problem.rules)))
+        ]
+        return int(np.argmin(means))
+
+    @property
     def guide(self) -> tuple[Problem, Lattices, Ints, Ints]:
         """The problem, its lattices, and by state L and U (``propagation``)."""
         return self._problem, self._lattices, self._memo.late, self._memo.spare
@@ -168,12 +184,21 @@ class Windows:
 
     def settle(self, *, compile_loops: bool) -> Iterator[None]:
         """Make the windows as narrow as streams and edges can; in pieces of work."""
-        for _ in self._run(np.zeros((0, 3), np.int64), 1, compile_loops=compile_loops):
+        none = np.zeros((0, 3), np.int64)
+        for _ in self._run(none, 1, NEVER, compile_loops=compile_loops):
             yield
 
-    def shave(self, edges: Ints, least: int, *, compile_loops: bool) -> Iterator[int]:
-        """Shave these edges of windows; yields how many could be cut so far."""
-        yield from self._run(edges, least, compile_loops=compile_loops)
+    def shave(
+        self, edges: Ints, least: int, *, patience: int = 0, compile_loops: bool
+    ) -> Iterator[int]:
+        """Shave these edges of windows; yields how many could be cut so far.
+
+        With ``patience`` a trial looks at no more steps than that many times all, after
+        which what it tries counts as possible. Most refutations are found soon, and the
+        others cost most of the time.
+        """
+        most = patience * self.steps if patience else NEVER
+        yield from self._run(edges, least, most, compile_loops=compile_loops)
 
     def edges(self, classes: Ints, *, at_end: bool) -> Ints:
         """One edge of the windows of all ops of some classes, in the order of time."""
@@ -208,7 +233,9 @@ class Windows:
                 by_state |= {"idle": memo.idle[kept], "spare": memo.spare[kept]}
             self._memo = memo._replace(**by_state)
 
-    def _run(self, edges: Ints, least: int, *, compile_loops: bool) -> Iterator[int]:
+    def _run(
+        self, edges: Ints, least: int, patience: int, *, compile_loops: bool
+    ) -> Iterator[int]:
         refine: Any = shaving.refine
         compile_loops |= self.steps >= _LARGEST_PLAIN
         if compile_loops:
@@ -226,6 +253,7 @@ class Windows:
                 edges,
                 place,
                 least,
+                patience,
                 _VISITS_AT_ONCE,
                 cuts,
             )

@@ -50,7 +50,8 @@ _CLIMB_S = (1.5, 2.0, 3.0, 4.0)
 _ANNEAL_S = (1.0, 1.5, 2.0, 3.0, 5.0)
 _REHEARSAL_S = 3.0
 _GRID_SHARE = 0.2
-"""Of the time for climbing, what the greedy on lanes gets; all if nothing guides."""
+"""Of the time for climbing, what the greedy on lanes gets; all if nothing guides, and
+nothing on large problems if something does."""
 
 
 class Searcher:
@@ -220,7 +221,8 @@ class Searcher:
         windows = self._guiding
         guided_s = 0.0
         if windows is not None:
-            guided_s = seconds * (1 - _GRID_SHARE)
+            is_large = len(self._problem.ops) > _ANNEAL_UP_TO
+            guided_s = seconds * (1 if is_large else 1 - _GRID_SHARE)
         until = self.spent + guided_s
         while windows is not None and self.spent < until:
             self._keep(self._climber.climb(windows, compile_loops=self._compile))

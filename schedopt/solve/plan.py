@@ -41,7 +41,8 @@ _LARGEST_FOR_SLABS = 30_000
 _LARGE = 20_000
 """Ops from which on hand-made schedules and quick bounds are left to workers."""
 
-_BASELINES_S = 15.0
+_BASELINES_S = 10.0
+_SEARCHING = (TaskKind.SEARCH, TaskKind.SLABS, TaskKind.BASELINES)
 
 _LEAST_EFFORT_S = 0.01
 _FIRST_CPSAT_S = 20.0
@@ -53,6 +54,9 @@ _WINDOWS_S = {False: 5.0, True: 15.0}
 _FIRST_WINDOWS = {False: 8, True: 2}
 """Slices of the destructive bound before CP-SAT is asked for bounds, too, by whether
 the problem is small."""
+
+_QUICK_AFTER = 2
+"""Slices of the destructive bound before quick bounds are made of large graphs."""
 
 _WINDOWS_PER_DIVE = 2
 _DIVE_SLICES_S = (2.0, 4.0, 8.0, 15.0, 30.0)
@@ -147,36 +151,42 @@ class Plan:
                 )
 
     def _searches(self, seed: int) -> Iterator[Task]:
-        """Search and slabs in slices, each from the best known schedule."""
+        """Search and slabs in slices, each from the best known schedule.
+
+        Where hand-made schedules are left to workers, search comes first: it finds
+        better ones in the time that some of them take.
+        """
         for effort in count():
-            if self._makes_baselines(seed):
-                yield self._task(TaskKind.BASELINES, _BASELINES_S, seed, effort=effort)
             slices = _SEARCH_SLICES_S[is_large(self._graph)]
-            seconds = slices[min(effort, len(slices) - 1)]
-            searches = TaskKind.SEARCH not in self._given_up
-            if searches:
-                yield self._task(TaskKind.SEARCH, seconds, seed, effort=effort)
-            if self._sweeps_slabs():
-                yield self._task(TaskKind.SLABS, seconds, seed, effort=effort)
-            elif not searches:
+            usual = slices[min(effort, len(slices) - 1)]
+            is_over = True
+            for kind in _SEARCHING:
+                if self._asks_for(kind, seed):
+                    is_over = False
+                    seconds = _BASELINES_S if kind is TaskKind.BASELINES else usual
+                    yield self._task(kind, seconds, seed, effort=effort)
+            if is_over:
                 return
 
-    def _sweeps_slabs(self) -> bool:
-        """Whether slabs of the incumbent are asked for: neither tiny nor huge."""
-        return (
-            self._incumbent.objective is Objective.MAKESPAN
-            and self._incumbent.schedule is not None
-            and _SMALL < len(self._graph.ops) <= _LARGEST_FOR_SLABS
-            and TaskKind.SLABS not in self._given_up
-        )
+    def _asks_for(self, kind: TaskKind, seed: int) -> bool:
+        """Whether a searching side asks for such tasks.
 
-    def _makes_baselines(self, seed: int) -> bool:
-        """Whether the first searching side is to make hand-made schedules, too."""
-        return (
-            is_large(self._graph)
-            and seed == self._parameters.seed
-            and TaskKind.BASELINES not in self._given_up
-        )
+        Slabs are for what is neither tiny nor huge. Hand-made schedules are made by the
+        first side, where they are left to workers.
+        """
+        if kind in self._given_up:
+            return False
+        match kind:
+            case TaskKind.SLABS:
+                return (
+                    self._incumbent.objective is Objective.MAKESPAN
+                    and self._incumbent.schedule is not None
+                    and _SMALL < len(self._graph.ops) <= _LARGEST_FOR_SLABS
+                )
+            case TaskKind.BASELINES:
+                return is_large(self._graph) and seed == self._parameters.seed
+            case _:
+                return True
 
     def _proofs(self, seed: int) -> Iterator[Task]:
         """Windows, with dives between; then in turns with models of parts and all.
@@ -188,7 +198,7 @@ class Plan:
         windows, dives = self._windows(seed), self._dives(seed)
         small = len(self._graph.ops) <= _SMALL
         for turn in range(_FIRST_WINDOWS[small]):
-            if turn == 1 and is_large(self._graph):
+            if turn == _QUICK_AFTER and is_large(self._graph):
                 yield self._task(TaskKind.QUICK_BOUNDS, 30.0, seed)
             if turn and turn % _WINDOWS_PER_DIVE == 0:
                 yield from islice(dives, 1)
