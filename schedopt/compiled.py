@@ -6,8 +6,12 @@ second, so small instances use neither.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from types import FunctionType
 from typing import Any, ParamSpec, TypeVar, cast
 
 P = ParamSpec("P")
@@ -20,7 +24,6 @@ def compiled(function: Callable[P, R], *called: Callable[..., Any]) -> Callable[
 
     ``called`` are the functions that it calls by name. They are not handed over as
     arguments: numba keeps nothing on disk of a function that takes compiled functions.
-    What it keeps is renewed when the file of ``function`` changes, not theirs.
     """
     import numba  # noqa: PLC0415 - half a second that small instances do not pay
     from numba.extending import register_jitable  # noqa: PLC0415 - likewise
@@ -28,4 +31,29 @@ def compiled(function: Callable[P, R], *called: Callable[..., Any]) -> Callable[
     for other in called:
         register_jitable(other)
     jit: Any = numba.njit(cache=True, nogil=True)
-    return cast("Callable[P, R]", jit(function))
+    return cast("Callable[P, R]", jit(_named_by_sources(function, *called)))
+
+
+def _named_by_sources(
+    function: Callable[..., Any], *called: Callable[..., Any]
+) -> FunctionType:
+    """The function under a name that changes with its source and those of ``called``.
+
+    What numba keeps on disk it finds by that name, and renews it when the file of the
+    function changes, but not when those of the functions that it calls do.
+    """
+    assert isinstance(function, FunctionType)
+    files = {inspect.getsourcefile(other) for other in (function, *called)}
+    found = sha256()
+    for name in sorted(filter(None, files)):
+        found.update(Path(name).read_bytes())
+    named = FunctionType(
+        function.__code__,
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    named.__module__ = function.__module__
+    named.__qualname__ = f"{function.__qualname__}_{found.hexdigest()[:12]}"
+    return named

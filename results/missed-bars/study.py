@@ -1,7 +1,7 @@
-"""Instances that missed a bar before there were slabs, run again with them.
+"""Instances that missed a bar, run again with the present solver.
 
-Usage, from the repository's root: ``python results/slabs/study.py``. What the stores
-hold is not run again; ``--no-runs`` only writes ``gaps.md`` from the records.
+Usage, from the repository's root: ``python results/missed-bars/study.py``. What the
+stores hold is not run again; ``--no-runs`` only writes ``gaps.md`` from the records.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from schedopt.experiments import publish
 
 HERE = Path(__file__).resolve().parent
 BEFORE = {"60s": "solver-quality", "120s": "large/longer"}
-"""For each time limit the study that has the same instances without slabs."""
+"""For each time limit the study that had the same instances."""
 
 
 def records(folder: Path) -> dict[str, dict[str, Any]]:
@@ -27,7 +27,7 @@ def records(folder: Path) -> dict[str, dict[str, Any]]:
 def table() -> str:
     """Gaps before and now."""
     lines = [
-        "# Gaps without and with slabs",
+        "# Gaps then and now",
         "",
         "Gap: (value - lower bound) / value. 2 workers.",
         "",
