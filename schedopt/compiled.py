@@ -43,7 +43,8 @@ def _named_by_sources(
     function changes, but not when those of the functions that it calls do.
     """
     assert isinstance(function, FunctionType)
-    files = {inspect.getsourcefile(other) for other in (function, *called)}
+    functions: tuple[Callable[..., Any], ...] = (function, *called)
+    files = {inspect.getsourcefile(other) for other in functions}
     found = sha256()
     for name in sorted(filter(None, files)):
         found.update(Path(name).read_bytes())
