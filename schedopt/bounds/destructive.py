@@ -185,7 +185,10 @@ class Destructive:
         return [windows for windows in self._known if windows.end >= end][-1].by(end)
 
     def _raise(self, care: Care) -> Iterator[None]:
-        """Refute later and later ends; what this care cannot refute is the limit."""
+        """Refute later and later ends; what this care cannot refute is the limit.
+
+        What is left when they are close is for the next care.
+        """
         step = max(1, (self._high - self._low) // care.first)
         limit = self._high
         close = 0 if care.rounds else self._close
