@@ -55,8 +55,7 @@ _FIRST_WINDOWS = {False: 8, True: 2}
 """Slices of the destructive bound before CP-SAT is asked for bounds, too, by whether
 the problem is small."""
 
-_QUICK_AFTER = 2
-"""Slices of the destructive bound before quick bounds are made of large graphs."""
+_QUICK_S = 30.0
 
 _WINDOWS_PER_DIVE = 2
 _DIVE_SLICES_S = (2.0, 4.0, 8.0, 15.0, 30.0)
@@ -191,18 +190,24 @@ class Plan:
     def _proofs(self, seed: int) -> Iterator[Task]:
         """Windows, with dives between; then in turns with models of parts and all.
 
-        Where the problem is tiny, all of it comes first.
+        Where the problem is tiny, all of it comes first. Where it is large, quick
+        bounds are made as soon as windows come to a halt, which prove more in the time.
         """
         if len(self._graph.ops) <= _TINY:
             yield self._task(TaskKind.CPSAT, _TINY_S, seed)
         windows, dives = self._windows(seed), self._dives(seed)
         small = len(self._graph.ops) <= _SMALL
+        waits_for_quick, known = is_large(self._graph), -1
         for turn in range(_FIRST_WINDOWS[small]):
-            if turn == _QUICK_AFTER and is_large(self._graph):
-                yield self._task(TaskKind.QUICK_BOUNDS, 30.0, seed)
+            if waits_for_quick and known == self._incumbent.lower_bound:
+                waits_for_quick = False
+                yield self._task(TaskKind.QUICK_BOUNDS, _QUICK_S, seed)
+            known = self._incumbent.lower_bound
             if turn and turn % _WINDOWS_PER_DIVE == 0:
                 yield from islice(dives, 1)
             yield from islice(windows, 1)
+        if waits_for_quick:
+            yield self._task(TaskKind.QUICK_BOUNDS, _QUICK_S, seed)
         yield from _in_turns(windows, dives, self._models(seed))
 
     def _windows(self, seed: int) -> Iterator[Task]:
