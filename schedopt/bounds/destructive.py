@@ -8,7 +8,7 @@ no schedule. Weak and cheap ways first; each begins where the one before it ende
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -82,6 +82,12 @@ CARES = (
     Care(is_brief=False, rounds=20, fineness=200),
 )
 
+CARES_OF_MANY = (
+    *(replace(care, is_brief=True) for care in CARES if care.apart),
+    *CARES,
+)
+"""Of many ops: lattices with fillers take long, and one stream shows more without."""
+
 
 class Destructive:
     """Raises a lower bound on the makespan, in steps of some tenths of a second."""
@@ -116,25 +122,30 @@ class Destructive:
         """Raise the bound step by step, until nothing is left to try."""
         if self._low >= self._high:
             return
-        windows = windows_by(
-            self._problem,
-            self._high - 1,
-            most_steps=self._most_steps,
-            most_full=_MOST_FULL,
-            compile_loops=self._is_large,
-        )
-        self._spent += 0.0 if windows is None else windows.spent
-        yield
-        if windows is None:
-            self._low = self._high
-            return
+        windows = None
+        while windows is None:
+            end = self._first_end
+            windows = windows_by(
+                self._problem,
+                end,
+                most_steps=self._most_steps,
+                most_full=_MOST_FULL,
+                compile_loops=self._is_large,
+            )
+            self._spent += 0.0 if windows is None else windows.spent
+            if windows is None:
+                self._low = max(self._low, end + 1)
+            yield
+            if self._low >= self._high:
+                return
         self._has_two_kinds = windows.is_filled and windows.steps < _MOST_BRIEF
         brief = Care(is_brief=True)
         yield from self._try(windows, brief)
         while self._latest - self._low > self._close:
             yield from self._try(self._by((self._low + self._latest) // 2), brief)
-        for care in CARES:
-            if self._has_two_kinds or (care.rounds and not care.is_brief):
+        for care in CARES_OF_MANY if self._has_many_ops else CARES:
+            is_new = care.apart or (care.rounds and not care.is_brief)
+            if self._has_two_kinds or is_new:
                 yield from self._raise(care)
 
     def refute(self, value: int) -> None:
@@ -163,9 +174,22 @@ class Destructive:
         return windows
 
     @property
+    def _first_end(self) -> int:
+        """The end for which lattices are listed first: that of any better schedule.
+
+        Of many ops hardly a good schedule is known at first, and lattices grow with the
+        end: then one not far above the bound.
+        """
+        last = self._high - 1
+        return min(last, self._low * 5 // 4) if self._has_many_ops else last
+
+    @property
+    def _has_many_ops(self) -> bool:
+        return len(self._problem.ops) > _MANY_OPS
+
+    @property
     def _most_steps(self) -> int:
-        many = len(self._problem.ops) > _MANY_OPS
-        return _MOST_STEPS_OF_MANY if many else _MOST_STEPS
+        return _MOST_STEPS_OF_MANY if self._has_many_ops else _MOST_STEPS
 
     @property
     def _is_large(self) -> bool:
