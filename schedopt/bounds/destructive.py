@@ -98,6 +98,7 @@ class Destructive:
         self._low = self._high = 0  # no schedule ends before low beats; high: a value
         self._known: list[Windows] = []  # by falling ends; not refuted
         self._spent = 0.0
+        self._ceiling = 0  # lattices are listed for earlier ends only
         self._has_two_kinds = False  # lattices with fillers and without
         self._high = -(-upper_bound // problem.beat)
         self.learn(lower_bound, upper_bound)
@@ -120,33 +121,38 @@ class Destructive:
 
     def steps(self) -> Iterator[None]:
         """Raise the bound step by step, until nothing is left to try."""
-        if self._low >= self._high:
-            return
-        windows = None
-        while windows is None:
-            end = self._first_end
-            windows = windows_by(
-                self._problem,
-                end,
-                most_steps=self._most_steps,
-                most_full=_MOST_FULL,
-                compile_loops=self._is_large,
-            )
-            self._spent += 0.0 if windows is None else windows.spent
-            if windows is None:
-                self._low = max(self._low, end + 1)
-            yield
-            if self._low >= self._high:
+        while self._low < self._high:
+            yield from self._list()
+            cares = CARES_OF_MANY if self._has_many_ops else CARES
+            for care in cares if self._low < self._ceiling else ():
+                is_new = care.apart or (care.rounds and not care.is_brief)
+                if self._has_two_kinds or is_new:
+                    yield from self._raise(care)
+            if self._low < self._ceiling:
                 return
+
+    def _list(self) -> Iterator[None]:
+        """List lattices, and narrow the windows down to ends that settling allows."""
+        end = self._first_end
+        windows = windows_by(
+            self._problem,
+            end,
+            most_steps=self._most_steps,
+            most_full=_MOST_FULL,
+            compile_loops=self._is_large,
+        )
+        self._ceiling = end + 1
+        if windows is None:
+            self._low = self._ceiling
+            yield
+            return
+        self._spent += windows.spent
+        yield
         self._has_two_kinds = windows.is_filled and windows.steps < _MOST_BRIEF
         brief = Care(is_brief=True)
         yield from self._try(windows, brief)
         while self._latest - self._low > self._close:
             yield from self._try(self._by((self._low + self._latest) // 2), brief)
-        for care in CARES_OF_MANY if self._has_many_ops else CARES:
-            is_new = care.apart or (care.rounds and not care.is_brief)
-            if self._has_two_kinds or is_new:
-                yield from self._raise(care)
 
     def refute(self, value: int) -> None:
         """Take note that no schedule ends by ``value`` ticks, as others have found."""
@@ -178,10 +184,12 @@ class Destructive:
         """The end for which lattices are listed first: that of any better schedule.
 
         Of many ops hardly a good schedule is known at first, and lattices grow with the
-        end: then one not far above the bound.
+        end: then one not far above the bound. Once that is refuted, a later one.
         """
         last = self._high - 1
-        return min(last, self._low * 5 // 4) if self._has_many_ops else last
+        if not self._has_many_ops:
+            return last
+        return min(last, max(self._low * 5 // 4, self._high // 16))
 
     @property
     def _has_many_ops(self) -> bool:
@@ -214,7 +222,7 @@ class Destructive:
         What is left when they are close is for the next care.
         """
         step = max(1, (self._high - self._low) // care.first)
-        limit = self._high
+        limit = min(self._high, self._ceiling)
         close = 0 if care.rounds else self._close
         if care.apart:
             close = step - 1
