@@ -7,6 +7,7 @@ second, so small instances use neither.
 from __future__ import annotations
 
 import inspect
+import marshal
 from collections.abc import Callable
 from functools import cache
 from hashlib import sha256
@@ -16,6 +17,9 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_TYPES = Path(__file__).parent / "lattice"
+"""Where most named tuples that compiled functions read are made."""
 
 
 @cache
@@ -37,17 +41,22 @@ def compiled(function: Callable[P, R], *called: Callable[..., Any]) -> Callable[
 def _named_by_sources(
     function: Callable[..., Any], *called: Callable[..., Any]
 ) -> FunctionType:
-    """The function under a name that changes with its source and those of ``called``.
+    """The function under a name that changes with all that it may be compiled from.
 
     What numba keeps on disk it finds by that name, and renews it when the file of the
-    function changes, but not when those of the functions that it calls do.
+    function changes, but not when those of the functions that it calls do, or of the
+    named tuples that it is given.
     """
     assert isinstance(function, FunctionType)
     functions: tuple[Callable[..., Any], ...] = (function, *called)
-    files = {inspect.getsourcefile(other) for other in functions}
+    files = {Path(inspect.getsourcefile(other) or "") for other in functions}
+    folders = {_TYPES, *(file.parent for file in files if file.is_file())}
     found = sha256()
-    for name in sorted(filter(None, files)):
-        found.update(Path(name).read_bytes())
+    for path in sorted(path for folder in folders for path in folder.glob("*.py")):
+        found.update(_contents(path))
+    for other in functions:  # of a package that is no folder: a zip file, say
+        if not Path(inspect.getsourcefile(other) or "").is_file():
+            found.update(marshal.dumps(other.__code__))
     named = FunctionType(
         function.__code__,
         function.__globals__,
@@ -58,3 +67,8 @@ def _named_by_sources(
     named.__module__ = function.__module__
     named.__qualname__ = f"{function.__qualname__}_{found.hexdigest()[:12]}"
     return named
+
+
+@cache
+def _contents(path: Path) -> bytes:
+    return path.read_bytes()

@@ -5,32 +5,49 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 OUTER = """
 from schedopt.compiled import compiled
 from inner import added
+from shape import Pair
 
-def outer(number):
-    return 10 * added(number)
+def outer(pair):
+    return 10 * added(pair)
 
-print(compiled(outer, added)(1))
+print(compiled(outer, added)(Pair(one=1, two=2)))
 """
+INNER = "def added(pair):\n    return pair.one + {term}\n"
+SHAPE = "from typing import NamedTuple\n\nclass Pair(NamedTuple):\n    {}\n    {}\n"
+FIELDS = ("one: int", "two: int")
 
 
-def test_a_change_of_a_called_function_is_seen(tmp_path: Path) -> None:
-    """Its file changes, that of the compiled function does not."""
+def test_a_change_of_what_a_compiled_function_needs_is_seen(tmp_path: Path) -> None:
+    """Of a function that it calls, and of a named tuple; its own file stays."""
     (tmp_path / "outer.py").write_text(OUTER, encoding="utf-8")
-    assert [printed(tmp_path, term) for term in (1, 2, 1)] == [20, 30, 20]
+    (tmp_path / "shape.py").write_text(SHAPE.format(*FIELDS), encoding="utf-8")
+    for term, value in ((1, 20), (2, 30), (1, 20)):
+        (tmp_path / "inner.py").write_text(INNER.format(term=term), encoding="utf-8")
+        assert printed(tmp_path) == value
     assert list(tmp_path.glob("__pycache__/*.nbc")), "something was kept"
+    (tmp_path / "shape.py").write_text(SHAPE.format(*FIELDS[::-1]), encoding="utf-8")
+    assert printed(tmp_path) == 20
 
 
-def printed(folder: Path, term: int) -> int:
-    """What a process prints in which the called function adds ``term``."""
-    inner = f"def added(number):\n    return number + {term}\n"
-    (folder / "inner.py").write_text(inner, encoding="utf-8")
+def test_functions_in_a_zip_file_are_compiled(tmp_path: Path) -> None:
+    path = tmp_path / "packed.zip"
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("outer.py", OUTER)
+        packed.writestr("inner.py", INNER.format(term=1))
+        packed.writestr("shape.py", SHAPE.format(*FIELDS))
+    assert printed(tmp_path, f"import sys; sys.path.insert(0, {str(path)!r});") == 20
+
+
+def printed(folder: Path, before: str = "pass;") -> int:
+    """What a new process prints."""
     done = subprocess.run(
-        [sys.executable, "-c", "import outer"],
+        [sys.executable, "-c", f"{before} import outer"],
         cwd=folder,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
         check=True,

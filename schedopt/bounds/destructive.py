@@ -118,6 +118,7 @@ class Destructive:
         # Where ops start as early as they can, every time is a whole number of beats.
         self._low = max(self._low, -(-lower_bound // self._problem.beat))
         self._high = min(self._high, -(-upper_bound // self._problem.beat))
+        self._known = [windows for windows in self._known if windows.end >= self._low]
 
     def steps(self) -> Iterator[None]:
         """Raise the bound step by step, until nothing is left to try."""
@@ -221,8 +222,8 @@ class Destructive:
 
         What is left when they are close is for the next care.
         """
-        step = max(1, (self._high - self._low) // care.first)
         limit = min(self._high, self._ceiling)
+        step = max(1, (limit - self._low) // care.first)
         close = 0 if care.rounds else self._close
         if care.apart:
             close = step - 1
@@ -243,10 +244,13 @@ class Destructive:
             self._spent += windows.spent - seen
             seen = windows.spent
             yield
+        self._spent += windows.spent - seen
         if windows.is_refuted:
             self._low = max(self._low, windows.end + 1)
             self._known = [other for other in self._known if other.end >= self._low]
             return
+        if windows.end < self._low:
+            return  # others have refuted it meanwhile
         windows.thin()
         known = [other for other in self._known if other.end != windows.end]
         known = sorted([*known, windows], key=lambda other: -other.end)
