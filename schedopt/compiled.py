@@ -49,14 +49,15 @@ def _named_by_sources(
     """
     assert isinstance(function, FunctionType)
     functions: tuple[Callable[..., Any], ...] = (function, *called)
-    files = {Path(inspect.getsourcefile(other) or "") for other in functions}
-    folders = {_TYPES, *(file.parent for file in files if file.is_file())}
-    found = sha256()
+    folders, found = {_TYPES}, sha256()
+    for other in functions:
+        file = Path(inspect.getsourcefile(other) or "")
+        if file.is_file():
+            folders.add(file.parent)
+        else:  # in a zip file, say
+            found.update(marshal.dumps(other.__code__))
     for path in sorted(path for folder in folders for path in folder.glob("*.py")):
         found.update(_contents(path))
-    for other in functions:  # of a package that is no folder: a zip file, say
-        if not Path(inspect.getsourcefile(other) or "").is_file():
-            found.update(marshal.dumps(other.__code__))
     named = FunctionType(
         function.__code__,
         function.__globals__,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -465,6 +465,16 @@ def test_lattices_without_fillers_refute_no_optimum(first: int) -> None:
     assert refuted >= 0.6 * judged
 
 
+def solved(seeds: range) -> Iterator[tuple[OpGraph, int]]:
+    """Random small graphs that have windows, and their optimal makespans."""
+    for number, seed in enumerate(seeds):
+        rng = random.Random(seed)
+        graph = build_graph(random_instance(rng, max_ops=18, plain=number % 3 == 0))
+        relaxed, best = without_choices(graph), best_makespan(graph)
+        if relaxed is not None and best is not None and problem_of(relaxed) is not None:
+            yield relaxed, best.value
+
+
 @pytest.mark.parametrize(
     "care", [care for care in CARES if care.apart or care.patience], ids=str
 )
@@ -474,17 +484,12 @@ def test_shaving_one_stream_refutes_no_optimum(
     """Alone, after nothing but settling; and it proves what settling does not."""
     monkeypatch.setattr(destructive_module, "CARES", (care,))
     raised = judged = 0
-    for seed in range(50):
-        rng = random.Random(91_000 + seed)
-        graph = build_graph(random_instance(rng, max_ops=18, plain=seed % 3 == 0))
-        relaxed, best = without_choices(graph), best_makespan(graph)
-        if relaxed is None or best is None or problem_of(relaxed) is None:
-            continue
+    for relaxed, optimum in solved(range(91_000, 91_050)):
         judged += 1
-        bound = proven(relaxed, best.value + 1)
-        assert bound <= best.value, seed
+        bound = proven(relaxed, optimum + 1)
+        assert bound <= optimum, judged
         monkeypatch.setattr(destructive_module, "CARES", ())
-        raised += bound > proven(relaxed, best.value + 1)
+        raised += bound > proven(relaxed, optimum + 1)
         monkeypatch.setattr(destructive_module, "CARES", (care,))
     assert judged >= 30
     assert raised >= 1
@@ -503,19 +508,14 @@ def test_bounds_of_many_ops_begin_near_what_is_known(
 
     monkeypatch.setattr(destructive_module, "windows_by", listing)
     again = proofs = judged = 0
-    for seed in range(40):
-        rng = random.Random(92_000 + seed)
-        graph = build_graph(random_instance(rng, max_ops=18, plain=seed % 3 == 0))
-        relaxed, best = without_choices(graph), best_makespan(graph)
-        if relaxed is None or best is None or problem_of(relaxed) is None:
-            continue
+    for relaxed, optimum in solved(range(92_000, 92_040)):
         judged += 1
         listed.clear()
-        bound = proven(relaxed, 3 * best.value)
-        assert bound <= best.value, seed
-        assert listed == sorted(set(listed)), seed
+        bound = proven(relaxed, 3 * optimum)
+        assert bound <= optimum, judged
+        assert listed == sorted(set(listed)), judged
         again += len(listed) > 1
-        proofs += bound == best.value
+        proofs += bound == optimum
     assert judged >= 25
     assert again >= 0.5 * judged
     assert proofs >= 0.5 * judged

@@ -92,7 +92,7 @@ class Searcher:
         self._rehearsal: Searcher | None = None
         self._rehearsing: Iterator[str] = iter(())
         self.spent = 0.0
-        if len(problem.ops) > _ANNEAL_UP_TO:
+        if self._is_large:
             shorter = with_fewer_microbatches(problem)
             if shorter is not None and Searcher.applies(shorter):
                 self._rehearsal = Searcher(
@@ -109,8 +109,12 @@ class Searcher:
 
     @property
     def _anneals(self) -> bool:
-        few = len(self._problem.ops) <= _ANNEAL_UP_TO
-        return not self._rules_only and (few or self._guiding is None)
+        in_vain = self._is_large and self._guiding is not None
+        return not (self._rules_only or in_vain)
+
+    @property
+    def _is_large(self) -> bool:
+        return len(self._problem.ops) > _ANNEAL_UP_TO
 
     @property
     def rules(self) -> list[Rule]:
@@ -221,8 +225,7 @@ class Searcher:
         windows = self._guiding
         guided_s = 0.0
         if windows is not None:
-            is_large = len(self._problem.ops) > _ANNEAL_UP_TO
-            guided_s = seconds * (1 if is_large else 1 - _GRID_SHARE)
+            guided_s = seconds * (1 if self._is_large else 1 - _GRID_SHARE)
         until = self.spent + guided_s
         while windows is not None and self.spent < until:
             self._keep(self._climber.climb(windows, compile_loops=self._compile))
