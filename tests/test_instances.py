@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from instances.generate import measured
 from schedopt.build import build_graph, shortfalls
 from schedopt.formats import load_instance
 from schedopt.instance import Backward, Instance, Placement
@@ -124,6 +125,21 @@ def test_file_is_complete(path: Path) -> None:
     ops = sum(op.kind.is_compute for op in graph.ops)
     assert ops == kinds * len(instance.stages) * instance.microbatches
     assert shortfalls(graph) == ()
+
+
+def test_the_measured_ones_are_there_as_they_are_written() -> None:
+    texts = measured.files()
+    assert len(texts) == 12
+    assert "twelve more" in (ROOT / "README.md").read_text()
+    assert texts == {path: path.read_text() for path in ROOT.glob("measured/*/*")}
+    for path in texts:
+        instance = load_instance(path)
+        assert instance.name == path.stem
+        assert "; NVIDIA H200, torch " in instance.source
+        assert shortfalls(build_graph(instance)) == ()
+        layers = {module.name for stage in instance.stages for module in stage.modules}
+        assert measured.NOT_PRECONDITIONED not in layers
+        assert bool(layers) is instance.name.startswith("bert")
 
 
 def test_readme_table_lists_exactly_the_files() -> None:

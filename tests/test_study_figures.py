@@ -132,7 +132,7 @@ def test_the_gpu() -> None:
     table = run_path(str(folder / "study.py"))["table"]
     checks = json.loads((folder / "checks.json").read_text(encoding="utf-8"))
     text = (folder / "table.md").read_text(encoding="utf-8")
-    assert table(checks) == text
+    assert table() == text
     # What the pages say of it.
     device, *_ = checks["device"].split(",")
     measuring = prose(ROOT / "docs" / "runtimes" / "measuring.md")
@@ -149,3 +149,13 @@ def test_the_gpu() -> None:
     }
     longer = times["waiting"] / times["queued"]
     assert f"took {longer:.1f} times as long" in measuring
+    ratios, held = [], set()
+    for path in folder.glob("*.profile.json"):
+        _, middle, last = json.loads(path.read_text(encoding="utf-8"))["stages"]
+        ratios.append(last["times"]["F"]["median"] / middle["times"]["F"]["median"])
+        change = middle["input_gradient"] - middle["activation_until_input"]
+        held.add(f"{1 + change / middle['activation']:.1f}")
+    page = prose(folder / "README.md")
+    assert f"takes {min(ratios):.1f} to {max(ratios):.1f} times as long" in page
+    assert held == {"1.7"}
+    assert "a middle stage holds 1.7 times" in page

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from instances.generate import (
+    measured,
     pipedream,
     pipefisher,
     pipefisher_kfac,
@@ -29,6 +30,7 @@ def main() -> None:
         path = target / draft.family / f"{draft.name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(draft.text())
+    measured.main()
     readme = target / "README.md"
     readme.write_text(table.with_table(readme.read_text(), drafts))
 

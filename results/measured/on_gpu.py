@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,8 @@ def checks() -> dict[str, Any]:
     gc.collect()
     found = {
         "device": describe(device),
+        "driver": _driver(),
+        "date": datetime.now(UTC).date().isoformat(),
         "total": total,
         "context": total - free - reserved,
         "held_by_libraries": torch.cuda.memory_allocated() - before,
@@ -107,7 +110,6 @@ def checks() -> dict[str, Any]:
         "workspace": [
             stage.memory.workspace[Backward.SPLIT] for stage in profile.stages
         ],
-        "examples_kept": False,  # since stages are given shapes and types alone
         "peaks": [
             asdict(peak_of(CHECKED, profile, name, 8, device)) for name in SCHEDULES
         ],
@@ -118,6 +120,13 @@ def checks() -> dict[str, Any]:
         "rounding": [_rounding(2048), _rounding(2000)],
         "timings": [row for sizes in TIMED for row in _timings(*sizes)],
     }
+
+
+def _driver() -> str:
+    """The version of the GPU's driver."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    return ran.stdout.splitlines()[0].strip()
 
 
 def _rounding(hidden: int) -> dict[str, int]:
