@@ -23,7 +23,7 @@ schedule (docs/problem.md has an example).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -164,9 +164,9 @@ class OpGraph:
     def edges(self) -> tuple[Edge, ...]:
         """All precedences."""
         return tuple(
-            Edge(before, after, attributes["lag"])
-            for before, successors in self.digraph.adj.items()
-            for after, attributes in successors.items()
+            Edge(before, after, lag)
+            for before, successors in self._successors.items()
+            for after, lag in successors
         )
 
     @cached_property
@@ -191,15 +191,29 @@ class OpGraph:
         """All literals of all choices."""
         return frozenset(name for choice in self.choices for name in choice.literals)
 
-    def predecessors(self, op: Op) -> Iterator[tuple[Op, int]]:
+    def predecessors(self, op: Op) -> tuple[tuple[Op, int], ...]:
         """The ops that ``op`` waits for, each with the edge's lag."""
-        for before, attributes in self.digraph.pred[op].items():
-            yield before, attributes["lag"]
+        return self._predecessors[op]
 
-    def successors(self, op: Op) -> Iterator[tuple[Op, int]]:
+    def successors(self, op: Op) -> tuple[tuple[Op, int], ...]:
         """The ops that wait for ``op``, each with the edge's lag."""
-        for after, attributes in self.digraph.succ[op].items():
-            yield after, attributes["lag"]
+        return self._successors[op]
+
+    # Views of networkx are slow to walk; with 100,000 ops that is seconds.
+
+    @cached_property
+    def _successors(self) -> Mapping[Op, tuple[tuple[Op, int], ...]]:
+        return {
+            op: tuple((after, edge["lag"]) for after, edge in edges.items())
+            for op, edges in self.digraph.adjacency()
+        }
+
+    @cached_property
+    def _predecessors(self) -> Mapping[Op, tuple[tuple[Op, int], ...]]:
+        found: dict[Op, list[tuple[Op, int]]] = {op: [] for op in self.data}
+        for before, after, lag in self.edges:
+            found[after].append((before, lag))
+        return {op: tuple(edges) for op, edges in found.items()}
 
     def select(self, true_literals: Iterable[str]) -> OpGraph:
         """The graph in which every choice is made: without absent ops and choices."""

@@ -109,7 +109,8 @@ def test_solve_json_has_the_documented_keys(run: Run, answer: Any) -> None:
     assert list(document) == [
         *("instance", "time_unit", "memory_unit", "devices", "stages", "microbatches"),
         *("ops", "status", "reason", "interrupted", "objective", "value"),
-        *("lower_bound", "gap", "best_baseline", "makespan", "device_span"),
+        *("lower_bound", "gap", "best_baseline", "all_baselines_tried"),
+        *("makespan", "device_span"),
         *("bubble_ratio", "peak_memory", "memory_limit", "steady", "method"),
         *("seed", "wall_seconds", "trace"),
     ]
@@ -118,6 +119,22 @@ def test_solve_json_has_the_documented_keys(run: Run, answer: Any) -> None:
     assert document["gap"] == pytest.approx(7 / 107)
     assert document["best_baseline"] == {"name": "zb-h1", "value": 114}
     assert document["trace"][0]["member"] == "baselines"
+
+
+@pytest.mark.parametrize(
+    ("best", "said"),
+    [
+        (None, "none fits of those tried"),
+        (("zb-h1", 114 * TICKS), "zb-h1 of those tried, makespan 114 us (here 6.14 %"),
+    ],
+)
+def test_solve_says_if_hand_made_schedules_were_left_out(
+    run: Run, answer: Any, best: Any, said: str
+) -> None:
+    answer(best_baseline=best, all_baselines_tried=False)
+    assert said in " ".join(run("solve", "tiny.json").out.split())
+    answer(best_baseline=best)
+    assert "of those tried" not in run("solve", "tiny.json").out
 
 
 def test_options_reach_the_solver(run: Run, answer: Any) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import pytest
 
 from schedopt.build import build_graph
 from schedopt.instance import Objective
-from schedopt.solve import plan
+from schedopt.solve import plan, solve, solving
 from schedopt.solve.incumbent import Incumbent
 from schedopt.solve.plan import Plan
 from schedopt.solve.solution import SolveParameters
@@ -40,15 +41,54 @@ def kinds(tasks: Iterator[Task], count: int) -> list[TaskKind]:
     return [next(tasks).kind for _ in range(count)]
 
 
-def test_hand_made_schedules_come_after_search(large: Incumbent) -> None:
+def test_hand_made_schedules_come_while_search_finds_poor_ones(
+    large: Incumbent,
+) -> None:
     asked, _, searching = sides_of(large)
     turn = [TaskKind.SEARCH, TaskKind.SLABS, TaskKind.BASELINES]
     assert kinds(searching, 6) == 2 * turn
-    for kind in (TaskKind.SEARCH, TaskKind.SLABS):  # they do not end with these
+    assert large.value is not None
+    large.prove(int(large.value * 0.9), "a test")
+    assert kinds(searching, 4) == 2 * turn[:2]
+    for kind in (TaskKind.SEARCH, TaskKind.SLABS):
         asked.give_up(kind)
-    assert kinds(searching, 3) == 3 * [TaskKind.BASELINES]
-    asked.give_up(TaskKind.BASELINES)
     assert list(searching) == []
+
+
+@pytest.mark.parametrize("bound", [0.1, 0.9])
+def test_a_single_worker_makes_all_hand_made_schedules(
+    large: Incumbent, bound: float
+) -> None:
+    """Here for a start, or to compare with."""
+    assert large.value is not None
+    large.prove(int(large.value * bound), "a test")
+    asked = Plan(large, SolveParameters(workers=1), 1e12)
+    (tasks,) = asked.sides()
+    assert kinds(tasks, 20).count(TaskKind.BASELINES) >= 3
+    for kind in TaskKind:
+        if kind is not TaskKind.BASELINES:
+            asked.give_up(kind)
+    *_, last = kinds(tasks, 9)
+    assert last is TaskKind.BASELINES
+    asked.give_up(TaskKind.BASELINES)
+    assert list(tasks) == []
+
+
+def test_who_has_nothing_left_to_prove_searches(large: Incumbent) -> None:
+    """And makes what hand-made schedules the other side has not asked for."""
+    asked, proving, searching = sides_of(large)
+    assert next(searching).seed == 0
+    for kind in TaskKind:
+        if kind not in (TaskKind.SEARCH, TaskKind.SLABS, TaskKind.BASELINES):
+            asked.give_up(kind)
+    tasks = list(islice(proving, 9))
+    first = next(n for n, task in enumerate(tasks) if task.kind is TaskKind.SEARCH)
+    assert [task.kind for task in tasks[first : first + 3]] == [
+        TaskKind.SEARCH,
+        TaskKind.SLABS,
+        TaskKind.BASELINES,
+    ]
+    assert {task.seed for task in tasks[first:]} == {1}  # not those of other sides
 
 
 def test_quick_bounds_come_when_windows_come_to_a_halt(large: Incumbent) -> None:
@@ -71,3 +111,17 @@ def test_quick_bounds_come_at_last(large: Incumbent) -> None:
     assert asked.count(TaskKind.QUICK_BOUNDS) == 1
     first = asked.index(TaskKind.QUICK_BOUNDS)
     assert asked[:first].count(TaskKind.WINDOWS) == plan._FIRST_WINDOWS[False]
+
+
+@pytest.mark.parametrize(("seconds", "tried"), [(1e-3, False), (30, True)])
+def test_whether_all_hand_made_schedules_were_tried(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, tried: bool
+) -> None:
+    monkeypatch.setattr(plan, "_LARGE", 50)
+    monkeypatch.setattr(plan, "_SEARCHING", (TaskKind.BASELINES,))
+    monkeypatch.setattr(Plan, "_proofs", lambda _plan, _seed: iter(()))
+    monkeypatch.setattr(solving, "LOAD_BOUNDS", {Objective.MAKESPAN: {}})
+    instance = pipeline(devices=3, microbatches=6)
+    found = solve(instance, SolveParameters(time_limit_s=seconds, workers=1))
+    assert found.all_baselines_tried is tried
+    assert (found.best_baseline is not None) is tried

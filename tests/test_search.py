@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice, pairwise, product
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,15 @@ from schedopt.lattice import Ints, Problem, Windows, problem_of, windows_by
 from schedopt.opgraph import OpGraph
 from schedopt.ops import Op
 from schedopt.schedule import Schedule
-from schedopt.search import Annealing, Climber, Grid, Searcher, anneal, searcher
+from schedopt.search import (
+    Annealing,
+    Climber,
+    Grid,
+    Searcher,
+    anneal,
+    climbing,
+    searcher,
+)
 from schedopt.search.anneal import find_path, fits, replay_from, shift
 from schedopt.search.arrays import lane_arrays
 from schedopt.search.draws import LARGEST, TABLE, draw, exponentials, seeded
@@ -38,6 +47,7 @@ from schedopt.search.rehearsal import with_fewer_microbatches
 from schedopt.search.replaying import DONE, LATE, WAITING, replay
 from schedopt.search.tables import (
     OpTables,
+    class_tables_of,
     ends_of,
     schedule_of,
     sequences_of,
@@ -125,10 +135,11 @@ def guiding(problem: Problem, end: int, *, settled: bool = True) -> Windows:
 def drawn_and_climbed(
     climber: Climber, windows: Windows, count: int, *, compile_loops: bool = False
 ) -> list[Ints | None]:
-    """As many random rules, then as many near the best of them."""
+    """As many random rules, then as many near the best of them; all are of use."""
     return [
-        *(climber.draw(windows, compile_loops=compile_loops) for _ in range(count)),
-        *(climber.climb(windows, compile_loops=compile_loops) for _ in range(count)),
+        attempt(windows, 10**12, compile_loops=compile_loops)
+        for attempt in (climber.draw, climber.climb)
+        for _ in range(count)
     ]
 
 
@@ -148,9 +159,7 @@ def test_all_that_is_found_is_feasible(
     placement: Placement, backward: Backward
 ) -> None:
     judged = guided_found = 0
-    for seed, problem, tables, start in applicable(
-        plain_instances(placement, backward, 4)
-    ):
+    for seed, problem, _, start in applicable(plain_instances(placement, backward, 4)):
         judged += 1
         begun = ends_of(problem, start.start)
         grid = Grid(problem, seed)
@@ -160,7 +169,7 @@ def test_all_that_is_found_is_feasible(
         assert points[0] is not None
         best = min(int(ends.max()) for ends in points if ends is not None)
         near = [grid.climb(compile_loops=False) for _ in range(15)]
-        climber = Climber(problem, tables, seed)
+        climber = Climber(problem, seed)
         windows = guiding(problem, best + best // 30)
         rules = drawn_and_climbed(climber, windows, 6)
         effort = Annealing(moves=150, reach=2.0 + seed % 4)
@@ -183,7 +192,7 @@ def test_compiled_loops_do_the_same_beyond_lanes(what: str) -> None:
 
 
 def compare(instances: Iterator[tuple[int, Instance, OpGraph]]) -> None:
-    for seed, problem, tables, start in applicable(instances):
+    for seed, problem, _, start in applicable(instances):
         begun = ends_of(problem, start.start)
         windows = guiding(problem, int(begun.max()))
         effort = Annealing(moves=150, reach=4.0)
@@ -196,7 +205,7 @@ def compare(instances: Iterator[tuple[int, Instance, OpGraph]]) -> None:
             ]
             for compile_loops in (False, True)
             for grid in [Grid(problem, seed)]
-            for climber in [Climber(problem, tables, seed)]
+            for climber in [Climber(problem, seed)]
         )
         assert plain[-1] is not None
         for one, other in zip(plain, fast, strict=True):
@@ -221,7 +230,7 @@ def test_long_annealing_stays_feasible(what: str) -> None:
 def test_it_applies_to_more_than_lanes(what: str) -> None:
     """Where it says that it applies, all that is found is valid."""
     judged = found = 0
-    for seed, problem, tables, start in applicable(varied_instances(what, 8)):
+    for seed, problem, _, start in applicable(varied_instances(what, 8)):
         judged += 1
         begun = ends_of(problem, start.start)
         grid = Grid(problem, seed)
@@ -236,7 +245,7 @@ def test_it_applies_to_more_than_lanes(what: str) -> None:
         end = int(annealed.max()) + seed % 7
         windows = guiding(problem, end, settled=seed % 2 == 0)
         found += judge(
-            problem, drawn_and_climbed(Climber(problem, tables, seed), windows, 6), seed
+            problem, drawn_and_climbed(Climber(problem, seed), windows, 6), seed
         )
     assert found >= 0.5 * 12 * judged
 
@@ -301,18 +310,22 @@ def rising(problem: Problem, ends: Ints, c: int, other: int) -> int:
 def test_the_guided_greedy_keeps_caps() -> None:
     kept = tight = 0
     for placement, backward in SHAPES:
-        for seed, problem, tables, start in applicable(
+        for seed, problem, _, start in applicable(
             plain_instances(placement, backward, 4)
         ):
             begun = ends_of(problem, start.start)
             windows = guiding(problem, int(begun.max()), settled=False)
-            climber = Climber(problem, tables, seed)
+            climber = Climber(problem, seed)
             opening = np.flatnonzero(climber.closing >= 0)
             for most in (1, 2):
                 rule = climber._random()
                 rule.cap[opening] = most
                 ends = guided(
-                    windows, tables, rule, climber.closing, compile_loops=False
+                    windows,
+                    class_tables_of(problem),
+                    rule,
+                    climber.closing,
+                    compile_loops=False,
                 )
                 if ends is None:
                     continue
@@ -326,6 +339,54 @@ def test_the_guided_greedy_keeps_caps() -> None:
     assert tight >= 40
 
 
+@pytest.mark.parametrize("what", KINDS)
+def test_rules_are_left_only_if_they_take_too_long(what: str) -> None:
+    """Within its makespan a rule gives the same schedule, within less none."""
+    kept = 0
+    for seed, problem, _, start in applicable(varied_instances(what, 6)):
+        begun = ends_of(problem, start.start)
+        windows = guiding(problem, int(begun.max()))
+        climber = Climber(problem, seed)
+        tables = class_tables_of(problem)
+        for _ in range(6):
+            rule = climber._random()
+            run = partial(
+                guided, windows, tables, rule, climber.closing, compile_loops=False
+            )
+            ends = run()
+            if ends is None:
+                continue
+            makespan = int(ends.max())
+            again = run(within=makespan)
+            assert again is not None, seed
+            assert np.array_equal(again, ends)
+            assert run(within=makespan - 1) is None, seed
+            kept += 1
+    assert kept >= 12
+
+
+def test_only_hot_places_take_what_is_worse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first keeps the best; others rise now and then, and stay in order."""
+    monkeypatch.setattr(climbing, "_HEAT", (0.0, 0.05, 0.05, 0.05))
+    instance = generated_instance(4, 12, Placement.V)
+    problem = generated(4, 12, Placement.V)
+    start = start_of(instance, problem.graph)
+    windows = guiding(problem, start.makespan // problem.beat)
+    climber = Climber(problem, 0)
+    for _ in range(8):
+        climber.draw(windows, compile_loops=True)
+    best, rises = climber._best[0][0], 0
+    for _ in range(200):
+        before = [makespan for makespan, _ in climber._best]
+        climber.climb(windows, compile_loops=True)
+        after = [makespan for makespan, _ in climber._best]
+        assert after == sorted(after)
+        assert after[0] <= before[0]
+        rises += sum(after) > sum(before)
+    assert after[0] < best
+    assert rises > 3
+
+
 def test_the_class_that_closes_frees_first_what_the_other_makes() -> None:
     """With an activation that is freed in part by I, and the rest by W."""
     graph = tiny_graph(
@@ -337,10 +398,10 @@ def test_the_class_that_closes_frees_first_what_the_other_makes() -> None:
             for n in range(2)
         ],
     )
-    problem, tables = folded(graph)
+    problem, _ = folded(graph)
     first = [str(problem.ops[index]) for index in problem.arrays.first_op[:-1]]
     assert first == ["0F0", "0I0", "0W0"]
-    assert Climber(problem, tables, 0).closing.tolist() == [1, -1, -1]
+    assert Climber(problem, 0).closing.tolist() == [1, -1, -1]
 
 
 def test_the_guided_greedy_waits_for_all_streams_of_an_op() -> None:
@@ -349,11 +410,15 @@ def test_the_guided_greedy_waits_for_all_streams_of_an_op() -> None:
         {"0F0": 1, "0B0": 1, "1F1": 5}, [("0F0", "0B0", 0)], devices={"0B0": (0, 1)}
     )
     problem, tables = folded(graph)
-    climber = Climber(problem, tables, 0)
+    climber = Climber(problem, 0)
     rule = climber._random()
     rule.liking[tables.op_class[problem.ops.index(Op.parse("1F1"))]] = 1000
     ends = guided(
-        guiding(problem, 9), tables, rule, climber.closing, compile_loops=False
+        guiding(problem, 9),
+        class_tables_of(problem),
+        rule,
+        climber.closing,
+        compile_loops=False,
     )
     assert ends is not None
     assert {str(op): end for op, end in zip(problem.ops, ends, strict=True)} == {
@@ -789,22 +854,20 @@ from schedopt.search.anneal import (
     _HELPERS, _anneal, find_path, fits, replay_from, shift
 )
 from schedopt.search.greedy import _run as greedy
-from schedopt.search.guided import (
-    _offer, _run as guided, _start_of, _step_of, _take
-)
+from schedopt.search.guided import _run as guided
 from schedopt.search.tables import ends_of
 from tests.test_search import SPLITS, Placement, folded, guiding
 from tests.test_search import plain_instances, start_of
 (_, instance, graph), *_ = plain_instances(Placement.LINEAR, SPLITS[0], 1)
-problem, tables = folded(graph)
+problem, _ = folded(graph)
 ends = ends_of(problem, start_of(instance, graph).start)
 anneal(problem, ends, Annealing(moves=5), seed=0)
 next(Grid(problem, 0).points(compile_loops=True))
 windows = guiding(problem, int(ends.max()))
-Climber(problem, tables, 0).draw(windows, compile_loops=True)
+Climber(problem, 0).draw(windows, compile_loops=True)
 for loop in (
     compiled(_anneal, *_HELPERS, find_path, shift, fits, replay_from),
-    compiled(guided, _offer, _step_of, _start_of, _take),
+    compiled(guided),
     compiled(greedy),
 ):
     print(len(loop.signatures), sum(loop.stats.cache_hits.values()))
@@ -877,8 +940,9 @@ def test_rules_that_did_well_are_tried_on_all_microbatches(
 ) -> None:
     monkeypatch.setattr(searcher, "_ANNEAL_UP_TO", 100)
     monkeypatch.setattr(searcher, "_CLIMB_S", (0.01,))
+    monkeypatch.setattr(searcher, "_GRID_S", {False: 0.01, True: 0.01})
     monkeypatch.setattr(searcher, "_REHEARSAL_S", 0.02)
-    problem = generated(4, 40, Placement.LINEAR)
+    problem = generated(6, 60, Placement.V)
     search = Searcher(problem, [], 0)
     adopted: list[int] = []
     adopt = Climber.adopt
@@ -905,6 +969,7 @@ def test_rules_are_tried_on_fewer_microbatches_where_there_are_no_lanes(
     """What is known of all microbatches is where the first of them begin."""
     monkeypatch.setattr(searcher, "_ANNEAL_UP_TO", 100)
     monkeypatch.setattr(searcher, "_CLIMB_S", (0.01,))
+    monkeypatch.setattr(searcher, "_GRID_S", {False: 0.01, True: 0.01})
     monkeypatch.setattr(searcher, "_REHEARSAL_S", 0.02)
     instance = replace(
         generated_instance(4, 40, Placement.LINEAR),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import sys
@@ -19,6 +20,7 @@ from schedopt.errors import SchedOptError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; None means the arguments of the process."""
+    gc.set_threshold(500_000)  # op graphs are many objects, none of them garbage
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal's encoding lacks is printed escaped.
         if isinstance(stream, io.TextIOWrapper):

@@ -44,6 +44,7 @@ def solution_document(solution: Solution) -> Document:
         "lower_bound": units.time_of(solution.lower_bound),
         "gap": solution.gap,
         "best_baseline": best and {"name": best[0], "value": units.time_of(best[1])},
+        "all_baselines_tried": solution.all_baselines_tried,
         **_measures(solution.schedule, solution.graph),
         "steady": solution.periodic and _steady(solution.periodic),
         "method": solution.method,

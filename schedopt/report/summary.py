@@ -179,8 +179,11 @@ def periodic_lines(periodic: Periodic) -> list[Line]:
 
 def _best_baseline(solution: Solution) -> str:
     if solution.best_baseline is None:
-        return "none fits"
+        tried = solution.all_baselines_tried
+        return "none fits" if tried else "none fits of those tried"
     name, value = solution.best_baseline
+    if not solution.all_baselines_tried:
+        name += " of those tried"
     text = (
         f"{name}, {solution.objective.value} {time_text(value, solution.graph.units)}"
     )

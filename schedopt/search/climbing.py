@@ -2,7 +2,11 @@
 
 Rules are drawn by what classes do: those that *open* make buffers, those that *pass on*
 are waited for on other streams, the rest may wait. Climbing changes weights, likings
-and caps of random ranges of stages, and keeps what is no worse.
+and caps of random ranges of stages. A few rules climb side by side, each at a place of
+its own heat: the first gives way only to what is no worse, the others also to what is a
+little worse, so that they leave where nothing near is better. Better rules always stand
+at cooler places (after parallel tempering: Swendsen and Wang, Physical Review Letters
+57, 1986, page 2607).
 """
 
 from __future__ import annotations
@@ -13,18 +17,19 @@ import numpy as np
 
 from schedopt.lattice import Ints, Problem, Windows
 from schedopt.search.guided import NO_CAP, Rule, guided
-from schedopt.search.tables import OpTables
+from schedopt.search.tables import class_tables_of
 
-_KEPT = 4
-"""Rules that climb side by side."""
+_HEAT = (0.0, 0.0005, 0.001, 0.003)
+"""By place: how much longer a schedule may be than that of the rule that gives way to
+it, relative to that; on average, as it is drawn from an exponential distribution."""
 
 
 class Climber:
     """Draws rules and improves them; every trial is a schedule or nothing."""
 
-    def __init__(self, problem: Problem, tables: OpTables, seed: int) -> None:
+    def __init__(self, problem: Problem, seed: int) -> None:
         self._problem = problem
-        self._tables = tables
+        self._tables = class_tables_of(problem)
         self._rng = random.Random(seed)
         self._mean = float(problem.arrays.duration.mean())
         self._stage = np.array(
@@ -37,47 +42,79 @@ class Climber:
         self._most = self._most_open()
         self._best: list[tuple[int, Rule]] = []
 
-    def draw(self, windows: Windows, *, compile_loops: bool) -> Ints | None:
-        """The schedule of a random rule."""
-        return self._try(windows, self._random(), None, compile_loops=compile_loops)
+    def draw(
+        self, windows: Windows, within: int = 0, *, compile_loops: bool
+    ) -> Ints | None:
+        """The schedule of a random rule; None if it is of no use.
 
-    def climb(self, windows: Windows, *, compile_loops: bool) -> Ints | None:
-        """The schedule of a rule near one of the best."""
+        ``within`` is the latest end, beats, that is of use to whoever asks; what gives
+        a better rule is, too.
+        """
+        return self._enter(windows, self._random(), within, compile_loops=compile_loops)
+
+    def climb(
+        self, windows: Windows, within: int = 0, *, compile_loops: bool
+    ) -> Ints | None:
+        """The schedule of a rule near one of the best; None if it is of no use."""
         if not self._best:
-            return self.draw(windows, compile_loops=compile_loops)
+            return self.draw(windows, within, compile_loops=compile_loops)
         place = self._rng.randrange(len(self._best))
-        rule = self._changed(self._best[place][1])
-        return self._try(windows, rule, place, compile_loops=compile_loops)
+        makespan, rule = self._best[place]
+        most = int(makespan * (1 + _HEAT[place] * self._rng.expovariate(1)))
+        rule = self._changed(rule)
+        return self._try(
+            windows, rule, place, most, within, compile_loops=compile_loops
+        )
 
     @property
     def rules(self) -> list[Rule]:
-        """The best rules so far."""
-        return [rule for _, rule in sorted(self._best, key=lambda best: best[0])]
+        """The rules that climb, the best first."""
+        return [rule for _, rule in self._best]
 
     def adopt(
         self, windows: Windows, rule: Rule, *, compile_loops: bool
     ) -> Ints | None:
-        """The schedule of a rule that did well elsewhere."""
-        return self._try(windows, rule, None, compile_loops=compile_loops)
+        """The schedule of a rule that did well elsewhere; None if it does not here."""
+        return self._enter(windows, rule, 0, compile_loops=compile_loops)
+
+    def _enter(
+        self, windows: Windows, rule: Rule, within: int, *, compile_loops: bool
+    ) -> Ints | None:
+        """Try a rule at a free place; if there is none, at the hottest."""
+        place, most = len(self._best), None
+        if place == len(_HEAT):
+            place -= 1
+            most = self._best[place][0]
+        return self._try(
+            windows, rule, place, most, within, compile_loops=compile_loops
+        )
 
     def _try(
-        self, windows: Windows, rule: Rule, place: int | None, *, compile_loops: bool
+        self,
+        windows: Windows,
+        rule: Rule,
+        place: int,
+        most: int | None,
+        within: int,
+        *,
+        compile_loops: bool,
     ) -> Ints | None:
+        """A rule's schedule; the rule takes a place if it ends by ``most``, beats."""
         ends = guided(
-            windows, self._tables, rule, self.closing, compile_loops=compile_loops
+            windows,
+            self._tables,
+            rule,
+            self.closing,
+            within=None if most is None else max(within, most),
+            compile_loops=compile_loops,
         )
         if ends is None:
             return None
         makespan = int(ends.max())
-        if place is not None:
-            if makespan <= self._best[place][0]:
-                self._best[place] = makespan, rule
-        elif len(self._best) < _KEPT:
-            self._best.append((makespan, rule))
-        else:
-            worst = max(range(_KEPT), key=lambda k: self._best[k][0])
-            if makespan < self._best[worst][0]:
-                self._best[worst] = makespan, rule
+        if most is not None and makespan > most:
+            return ends
+        self._best[place : place + 1] = [(makespan, rule)]
+        self._best.sort(key=lambda found: found[0])
         return ends
 
     def _random(self) -> Rule:

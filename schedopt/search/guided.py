@@ -31,7 +31,7 @@ from schedopt.compiled import compiled
 from schedopt.lattice import Ints, Problem, Windows
 from schedopt.lattice.problem import Arrays
 from schedopt.lattice.states import Lattices
-from schedopt.search.tables import OpTables
+from schedopt.search.tables import ClassTables
 
 NO_CAP = 2**40
 
@@ -52,6 +52,8 @@ class _Guide(NamedTuple):
     room : array by stream
         Grains.
     closing, cap, liking : arrays by class
+    least : int
+        How long before L(s) all ops end, at least, in schedules worth having.
     """
 
     late: Ints
@@ -61,6 +63,7 @@ class _Guide(NamedTuple):
     closing: Ints
     cap: Ints
     liking: Floats
+    least: int
 
 
 class _Progress(NamedTuple):
@@ -105,22 +108,27 @@ class Rule:
 
 def guided(
     windows: Windows,
-    tables: OpTables,
+    tables: ClassTables,
     rule: Rule,
     closing: Ints,
     *,
+    within: int | None = None,
     compile_loops: bool,
 ) -> Ints | None:
-    """The ends of the rule's schedule; None if it leaves the windows or gets stuck.
+    """The ends of the rule's schedule; None if it gets stuck or takes too long.
 
     Parameters
     ----------
     closing : array by class
         The class that frees what this one makes; -1 if there is none.
+    within : int
+        The latest end that is worth having, beats; for settled windows only. A rule is
+        left as soon as a stream cannot end by then: in schedules that end earlier than
+        the windows by some time, ops end before L by that time, too.
     """
     run: Any = _run
     if compile_loops:
-        run = compiled(_run, _offer, _step_of, _start_of, _take)
+        run = compiled(_run)
     problem, lattices, late, spare = windows.guide
     guide = _Guide(
         late=late,
@@ -130,12 +138,15 @@ def guided(
         closing=closing,
         cap=rule.cap,
         liking=rule.liking,
+        least=-_NEVER if within is None else windows.end - within,
     )
     progress = _beginning(problem, lattices)
     done = run(
         problem.arrays, lattices, tables, guide, progress, rule.slack, rule.idling
     )
-    return progress.end if done else None
+    if not done or (within is not None and progress.end.max() > within):
+        return None
+    return progress.end
 
 
 def _beginning(problem: Problem, lattices: Lattices) -> _Progress:
@@ -150,174 +161,154 @@ def _beginning(problem: Problem, lattices: Lattices) -> _Progress:
     )
 
 
-def _step_of(lattices: Lattices, state: int, op: int) -> int:
-    """The step from a state that runs an op; -1 if there is none."""
-    for step in range(lattices.first_step[state], lattices.first_step[state + 1]):
-        if lattices.op[step] == op:
-            return step
-    return -1
-
-
-def _start_of(
-    lattices: Lattices,
-    tables: OpTables,
-    guide: _Guide,
-    progress: _Progress,
-    s: int,
-    op: int,
-) -> int:
-    """When an op that stream s offers could start; ``_NEVER`` if it cannot now."""
-    c = tables.op_class[op]
-    closing = guide.closing[c]
-    if closing >= 0 and progress.done[c] - progress.done[closing] >= guide.cap[c]:
-        return _NEVER
-    start = progress.free[s]
-    k = 0
-    while tables.waits[op, k] >= 0:
-        before = progress.end[tables.waits[op, k]]
-        if before < 0:
-            return _NEVER
-        start = max(start, before + tables.lags[op, k])
-        k += 1
-    k = 0
-    while tables.streams[op, k] >= 0:
-        other = tables.streams[op, k]
-        if other != s and _step_of(lattices, progress.state[other], op) < 0:
-            return _NEVER
-        if lattices.is_filled[other] == 1:
-            level = progress.level[other] + tables.allocated[op, k]
-            if tables.allocated[op, k] > 0 and level > guide.room[other]:
-                return _NEVER
-        start = max(start, progress.free[other])
-        k += 1
-    return int(start)
-
-
-def _offer(  # noqa: PLR0913, PLR0917 - arrays, as numba needs them
+def _run(  # noqa: PLR0912, PLR0915, C901 - one loop over arrays, as numba needs it
     arrays: Arrays,
     lattices: Lattices,
-    tables: OpTables,
-    guide: _Guide,
-    progress: _Progress,
-    slack: float,
-    idling: float,
-    s: int,
-    ops: Ints,
-    starts: Ints,
-) -> tuple[int, int]:
-    """The op that a stream offers, and its start; -1 if none can be taken now.
-
-    ``ops`` and ``starts`` are room for what can be offered.
-    """
-    state = progress.state[s]
-    count = 0
-    for step in range(lattices.first_step[state], lattices.first_step[state + 1]):
-        ops[count] = lattices.op[step]
-        count += 1
-    steps = count
-    k = 0
-    while guide.filler[s, k] >= 0:
-        c = guide.filler[s, k]
-        k += 1
-        op = arrays.first_op[c] + progress.done[c]
-        if op < arrays.first_op[c + 1]:
-            ops[count] = op
-            count += 1
-    soonest = _NEVER
-    for k in range(count):
-        starts[k] = _start_of(lattices, tables, guide, progress, s, ops[k])
-        soonest = min(soonest, starts[k])
-    best, chosen = 0.0, -1
-    for k in range(count):
-        if starts[k] >= _NEVER:
-            continue
-        op, end = ops[k], starts[k] + tables.duration[ops[k]]
-        after = state
-        if k < steps:
-            after = lattices.after[lattices.first_step[state] + k]
-        left = guide.late[after]
-        if lattices.is_filled[s] == 1:
-            work = progress.work[s] + tables.duration[op]
-            left = min(left, guide.spare[after] + work)
-        left = 0 if left >= _NEVER else left - end
-        score = slack * left - idling * (starts[k] - soonest)
-        score += guide.liking[tables.op_class[op]]
-        if chosen < 0 or score > best:
-            best, chosen = score, k
-    if chosen < 0:
-        return -1, _NEVER
-    return ops[chosen], starts[chosen]
-
-
-def _take(
-    lattices: Lattices, tables: OpTables, progress: _Progress, op: int, start: int
-) -> None:
-    """Run an op."""
-    progress.end[op] = start + tables.duration[op]
-    progress.done[tables.op_class[op]] += 1
-    k = 0
-    while tables.streams[op, k] >= 0:
-        s = tables.streams[op, k]
-        step = _step_of(lattices, progress.state[s], op)
-        if step >= 0:  # else it is a filler
-            progress.state[s] = lattices.after[step]
-        progress.free[s] = progress.end[op]
-        progress.work[s] += tables.duration[op]
-        progress.level[s] += tables.allocated[op, k] - tables.released[op, k]
-        k += 1
-
-
-def _run(
-    arrays: Arrays,
-    lattices: Lattices,
-    tables: OpTables,
+    tables: ClassTables,
     guide: _Guide,
     progress: _Progress,
     slack: float,
     idling: float,
 ) -> bool:
-    """Take offers until all ops have run; whether they have."""
-    streams = len(progress.state)
+    """Take offers until all ops have run; whether they have.
+
+    A tree has the stream of the earliest offer at its root, ``first[1]``; the leaves,
+    from the middle on, are the streams. Those whose offers may have changed are
+    ``waiting``. The named tuples are taken apart once: handed on to the functions that
+    each offer calls, they would take most of the time.
+    """
+    first_op, duration, leading = arrays.first_op, arrays.duration, arrays.leading
+    following, lag = arrays.following, tables.lag
+    op_class, held, near = tables.op_class, tables.streams, tables.near
+    allocated, released = tables.allocated, tables.released
+    first_step, step_op, step_after = lattices.first_step, lattices.op, lattices.after
+    is_filled, filler = lattices.is_filled, guide.filler
+    late, spare, room = guide.late, guide.spare, guide.room
+    closing, cap, liking, least = guide.closing, guide.cap, guide.liking, guide.least
+    ends, done, state = progress.end, progress.done, progress.state
+    free, level, worked = progress.free, progress.level, progress.work
+
+    streams = len(state)
+    leaves = 1
+    while leaves < streams:
+        leaves *= 2
+    first = np.zeros(2 * leaves, np.int64)
+    first[leaves:] = np.arange(leaves)
+    for node in range(leaves - 1, 0, -1):
+        first[node] = first[2 * node]
+    begin = np.full(leaves, _NEVER, np.int64)
     offer = np.full(streams, -1, np.int64)
-    begin = np.zeros(streams, np.int64)
-    stale = np.ones(streams, np.int64)
-    ops = np.zeros(len(arrays.duration), np.int64)
-    starts = np.zeros(len(arrays.duration), np.int64)
-    for _ in range(len(progress.end)):
-        chosen = -1
-        for s in range(streams):
-            if stale[s] == 1:
-                stale[s] = 0
-                offer[s], begin[s] = _offer(
-                    arrays,
-                    lattices,
-                    tables,
-                    guide,
-                    progress,
-                    slack,
-                    idling,
-                    s,
-                    ops,
-                    starts,
-                )
-            if offer[s] >= 0 and (chosen < 0 or begin[s] < begin[chosen]):
-                chosen = s
-        if chosen < 0:
+    spared = np.zeros(streams, np.int64)
+    waiting = np.arange(streams)
+    is_waiting = np.ones(streams, np.int64)
+    count = streams
+    after = np.zeros(len(duration), np.int64)
+    ops = np.zeros(len(duration), np.int64)
+    starts = np.zeros(len(duration), np.int64)
+    for _ in range(len(ends)):
+        for waiter in range(count):
+            s = waiting[waiter]
+            is_waiting[s] = 0
+            offers = 0
+            soonest = _NEVER
+            low, high = first_step[state[s]], first_step[state[s] + 1]
+            k = low
+            j = 0
+            while k < high or filler[s, j] >= 0:
+                if k < high:
+                    op, led = step_op[k], step_after[k]
+                    c = op_class[op]
+                    k += 1
+                else:
+                    c, led = filler[s, j], state[s]
+                    op = first_op[c] + done[c]
+                    j += 1
+                    if op >= first_op[c + 1]:
+                        continue
+                n = op - first_op[c]
+                start = free[s]
+                if closing[c] >= 0 and done[c] - done[closing[c]] >= cap[c]:
+                    start = _NEVER
+                i = 0
+                while leading[c, i] >= 0 and start < _NEVER:
+                    before = ends[first_op[leading[c, i]] + n]
+                    start = max(start, before + lag[c, i]) if before >= 0 else _NEVER
+                    i += 1
+                i = 0
+                while held[c, i] >= 0 and start < _NEVER:
+                    other = held[c, i]
+                    more = allocated[c, i] if is_filled[other] == 1 else 0
+                    if more > 0 and level[other] + more > room[other]:
+                        start = _NEVER
+                    if other != s and start < _NEVER:
+                        start = max(start, free[other])
+                        step = first_step[state[other]]
+                        beyond = first_step[state[other] + 1]
+                        while step < beyond and step_op[step] != op:
+                            step += 1
+                        if step == beyond:
+                            start = _NEVER
+                    i += 1
+                if start < _NEVER:
+                    ops[offers], after[offers], starts[offers] = op, led, start
+                    soonest = min(soonest, start)
+                    offers += 1
+            offer[s], begin[s] = -1, _NEVER
+            best = 0.0
+            for k in range(offers):
+                c = op_class[ops[k]]
+                end = starts[k] + duration[c]
+                left = late[after[k]]
+                if is_filled[s] == 1:
+                    left = min(left, spare[after[k]] + worked[s] + duration[c])
+                is_last = left >= _NEVER
+                left = 0 if is_last else left - end
+                score = slack * left - idling * (starts[k] - soonest) + liking[c]
+                if offer[s] < 0 or score > best:
+                    best, offer[s], begin[s] = score, ops[k], starts[k]
+                    spared[s] = _NEVER if is_last else left
+            node = (leaves + s) >> 1
+            while node > 0:
+                left, right = first[2 * node], first[2 * node + 1]
+                first[node] = right if begin[right] < begin[left] else left
+                node >>= 1
+        count = 0
+        chosen = first[1]
+        if offer[chosen] < 0 or spared[chosen] < least:
             return False
         op = offer[chosen]
-        _take(lattices, tables, progress, op, begin[chosen])
+        c = op_class[op]
+        ends[op] = begin[chosen] + duration[c]
+        done[c] += 1
         k = 0
-        while tables.streams[op, k] >= 0:
-            s = tables.streams[op, k]
+        while held[c, k] >= 0:
+            s = held[c, k]
+            for step in range(first_step[state[s]], first_step[state[s] + 1]):
+                if step_op[step] == op:  # in none, if it is a filler
+                    state[s] = step_after[step]
+                    break
+            free[s] = ends[op]
+            worked[s] += duration[c]
+            level[s] += allocated[c, k] - released[c, k]
+            i = 0
+            while near[s, i] >= 0:
+                other = near[s, i]
+                if is_waiting[other] == 0:
+                    is_waiting[other] = 1
+                    waiting[count] = other
+                    count += 1
+                i += 1
             k += 1
-            for other in range(streams):  # what others offer may need this one, too
-                stale[other] |= tables.shared[s, other]
         k = 0
-        while tables.wakes[op, k] >= 0:
-            woken = tables.wakes[op, k]
+        while following[c, k] >= 0:
+            woken = following[c, k]
+            i = 0
+            while held[woken, i] >= 0:
+                other = held[woken, i]
+                if is_waiting[other] == 0:
+                    is_waiting[other] = 1
+                    waiting[count] = other
+                    count += 1
+                i += 1
             k += 1
-            j = 0
-            while tables.streams[woken, j] >= 0:
-                stale[tables.streams[woken, j]] = 1
-                j += 1
     return True

@@ -39,15 +39,20 @@ _LEEWAY = 1.03
 _WORTH_NEW_WINDOWS = 1.01
 
 _ELITE = 6
+_ANY = 2**60
 
 # Seconds that work takes, about, so that runs can be measured without a clock.
-_S_PER_OP_GUIDED = {True: 8e-7, False: 1e-4}
+_S_PER_OP_GUIDED = {True: 4e-7, False: 1e-4}
 _S_PER_OP_GREEDY = {True: 4e-7, False: 4e-5}
 _S_PER_OP = 6e-9
 _S_PER_MOVE = 3e-7
 
 _CLIMB_S = (1.5, 2.0, 3.0, 4.0)
 _ANNEAL_S = (1.0, 1.5, 2.0, 3.0, 5.0)
+_GRID_S = {False: 1.5, True: 0.5}
+"""For the greedy on lanes to begin with, if it finds something, by whether the problem
+is large: there the other one finds better schedules in the time."""
+
 _REHEARSAL_S = 3.0
 _GRID_SHARE = 0.2
 """Of the time for climbing, what the greedy on lanes gets; all if nothing guides, and
@@ -78,15 +83,12 @@ class Searcher:
         *,
         rules_only: bool = False,
     ) -> None:
-        tables = tables_of(problem)
-        assert tables is not None, "applies said so"
         self._problem = problem
-        self._tables = tables
         self._rng = random.Random(seed)
         self._elite: list[tuple[int, Ints]] = []
         self._compile = len(problem.ops) >= _COMPILE_FROM
         self._grid = Grid(problem, self._rng.randrange(2**31))
-        self._climber = Climber(problem, tables, self._rng.randrange(2**31))
+        self._climber = Climber(problem, self._rng.randrange(2**31))
         self._windows: Windows | None = None
         self._rules_only = rules_only
         self._rehearsal: Searcher | None = None
@@ -111,6 +113,16 @@ class Searcher:
     def _anneals(self) -> bool:
         in_vain = self._is_large and self._guiding is not None
         return not (self._rules_only or in_vain)
+
+    @property
+    def _useful(self) -> int:
+        """The latest end that is worth keeping, beats: annealing begins with several.
+
+        Schedules without that use are left as soon as they cannot be better.
+        """
+        if not self._anneals:
+            return 0
+        return self._elite[-1][0] if len(self._elite) == _ELITE else _ANY
 
     @property
     def _is_large(self) -> bool:
@@ -141,7 +153,7 @@ class Searcher:
             self._keep(ends)
             self.spent += len(self._problem.ops) * _S_PER_OP_GREEDY[self._compile]
             yield "greedy"
-            if self.spent > _CLIMB_S[0] and self._elite:
+            if self.spent > _GRID_S[self._is_large] and self._elite:
                 break
         yield from self._renew_windows()
         yield from self._rehearse()
@@ -197,7 +209,9 @@ class Searcher:
         until = self.spent + _CLIMB_S[0]
         windows = self._guiding
         while windows is not None and self.spent < until:
-            self._keep(self._climber.draw(windows, compile_loops=self._compile))
+            self._keep(
+                self._climber.draw(windows, self._useful, compile_loops=self._compile)
+            )
             self._spend_guided()
             yield "guided"
 
@@ -228,7 +242,9 @@ class Searcher:
             guided_s = seconds * (1 if self._is_large else 1 - _GRID_SHARE)
         until = self.spent + guided_s
         while windows is not None and self.spent < until:
-            self._keep(self._climber.climb(windows, compile_loops=self._compile))
+            self._keep(
+                self._climber.climb(windows, self._useful, compile_loops=self._compile)
+            )
             self._spend_guided()
             yield "guided"
         until += seconds - guided_s

@@ -32,8 +32,6 @@ class OpTables(NamedTuple):
         The ops that wait for it.
     streams : array [op, k]
         The streams that it holds.
-    shared : array [stream, stream]
-        1 where some op holds both.
     allocated, released : arrays [op, k]
         Grains at its start and at its end, on the device of its k-th stream.
     tail : array by op
@@ -49,11 +47,57 @@ class OpTables(NamedTuple):
     lags: Ints
     wakes: Ints
     streams: Ints
-    shared: Ints
     allocated: Ints
     released: Ints
     tail: Ints
     chained: Ints
+
+
+class ClassTables(NamedTuple):
+    """By class, beside ``lattice.problem.Arrays``: small enough to stay in a cache.
+
+    Attributes
+    ----------
+    op_class : array by op
+    lag : array [class, k]
+        The lags of ``Arrays.leading``.
+    streams : array [class, k]
+        The streams that its ops hold; rows end with -1.
+    near : array [stream, k]
+        Those that some op holds together with the stream, itself included; likewise.
+    allocated, released : arrays [class, k]
+        Grains at an op's start and at its end, on the device of its k-th stream.
+    """
+
+    op_class: Ints
+    lag: Ints
+    streams: Ints
+    near: Ints
+    allocated: Ints
+    released: Ints
+
+
+@lru_cache(maxsize=4)
+def class_tables_of(problem: Problem) -> ClassTables:
+    """The tables by class."""
+    arrays, streams = problem.arrays, len(problem.streams)
+    counts = np.diff(arrays.first_op)
+    stream_at = np.repeat(np.arange(streams), np.diff(arrays.first_place))
+    held = np.where(arrays.places < 0, -1, stream_at[arrays.places])
+    near = np.full((streams, streams + 1), -1, np.int64)
+    for s in range(streams):
+        together = np.unique(held[(held == s).any(axis=1)])
+        together = together[together >= 0]
+        near[s, : len(together)] = together
+    allocated, released = _memory_changes(problem)
+    return ClassTables(
+        op_class=np.repeat(np.arange(len(counts)), counts),
+        lag=arrays.lead_wait - arrays.duration[:, None],
+        streams=held,
+        near=near,
+        allocated=allocated,
+        released=released,
+    )
 
 
 @lru_cache(maxsize=4)
@@ -67,29 +111,21 @@ def tables_of(problem: Problem) -> OpTables | None:
         return None
     if any((np.diff(rules.first_user) != 1).any() for rules in problem.rules):
         return None
-    arrays = problem.arrays
-    counts = np.diff(arrays.first_op)
-    op_class = np.repeat(np.arange(len(counts)), counts)
+    arrays, by_class = problem.arrays, class_tables_of(problem)
+    op_class = by_class.op_class
     number = np.arange(len(op_class)) - arrays.first_op[op_class]
-    lag = arrays.lead_wait - arrays.duration[:, None]
-    allocated, released = _memory_changes(problem)
-    chained = problem.reached | problem.reached.T | np.eye(len(counts), dtype=np.int64)
-    stream_at = np.repeat(np.arange(len(problem.streams)), np.diff(arrays.first_place))
-    streams = np.where(arrays.places < 0, -1, stream_at[arrays.places])
-    shared = np.zeros((len(problem.streams), len(problem.streams)), np.int64)
-    for row in streams:
-        shared[np.ix_(row[row >= 0], row[row >= 0])] = 1
+    classes = len(arrays.duration)
+    chained = problem.reached | problem.reached.T | np.eye(classes, dtype=np.int64)
     return OpTables(
         duration=arrays.duration[op_class],
         op_class=op_class,
         number=number,
         waits=_ops(arrays.leading, arrays.first_op, op_class, number),
-        lags=lag[op_class],
+        lags=by_class.lag[op_class],
         wakes=_ops(arrays.following, arrays.first_op, op_class, number),
-        streams=streams[op_class],
-        shared=shared,
-        allocated=allocated[op_class],
-        released=released[op_class],
+        streams=by_class.streams[op_class],
+        allocated=by_class.allocated[op_class],
+        released=by_class.released[op_class],
         tail=-earliest_and_latest(arrays, 0)[1],
         chained=chained,
     )

@@ -61,8 +61,8 @@ def _index(graph: OpGraph) -> IndexedGraph:
     number = {op: index for index, op in enumerate(graph.ops)}
     successors: list[list[tuple[int, int]]] = []
     predecessor_counts = [0] * len(number)
-    for following in graph.digraph.adj.values():
-        found = [(number[op], edge["lag"]) for op, edge in following.items()]
+    for before in graph.ops:
+        found = [(number[op], lag) for op, lag in graph.successors(before)]
         for after, _ in found:
             predecessor_counts[after] += 1
         successors.append(found)

@@ -42,6 +42,9 @@ _LARGE = 20_000
 """Ops from which on hand-made schedules and quick bounds are left to workers."""
 
 _BASELINES_S = 10.0
+_POOR = 0.2
+"""Gap of schedules that a hand-made one may well beat."""
+
 _SEARCHING = (TaskKind.SEARCH, TaskKind.SLABS, TaskKind.BASELINES)
 
 _LEAST_EFFORT_S = 0.01
@@ -98,19 +101,32 @@ class Plan:
         return parameters.reproducible and self._spent_s >= parameters.time_limit_s
 
     @property
+    def _is_alone(self) -> bool:
+        """Whether there is one side only."""
+        return self._parameters.workers == 1 or self._parameters.reproducible
+
+    @property
+    def _gap(self) -> float:
+        value = self._incumbent.value
+        return 1.0 if value is None else 1 - self._incumbent.lower_bound / value
+
+    @property
     def _graph(self) -> OpGraph:
         return self._incumbent.graph
 
     def sides(self) -> list[Iterator[Task]]:
-        """One side per worker: a single one takes turns, further ones search too."""
+        """One side per worker: a single one takes turns, further ones search too.
+
+        So does the one that proves, when it has nothing left to try.
+        """
         seed = self._parameters.seed
         if self._incumbent.objective is Objective.PERIOD:
             return self._cycle_sides(seed)
         proving, searching = self._proofs(seed), self._searches(seed)
-        if self._parameters.workers == 1 or self._parameters.reproducible:
+        if self._is_alone:
             return [_in_turns(proving, searching)]
         more = (self._searches(seed + n) for n in range(2, self._parameters.workers))
-        return [proving, searching, *more]
+        return [chain(proving, self._searches(seed + 1)), searching, *more]
 
     def _cycle_sides(self, seed: int) -> list[Iterator[Task]]:
         """Modulo scheduling: one side for the shortest cycle, others for longer ones.
@@ -170,8 +186,9 @@ class Plan:
     def _asks_for(self, kind: TaskKind, seed: int) -> bool:
         """Whether a searching side asks for such tasks.
 
-        Slabs are for what is neither tiny nor huge. Hand-made schedules are made by the
-        first side, where they are left to workers.
+        Slabs are for what is neither tiny nor huge. Hand-made schedules, where they are
+        left to workers, come while what search finds is poor; else they are for
+        comparison only, and for the side that has nothing left to prove.
         """
         if kind in self._given_up:
             return False
@@ -183,7 +200,11 @@ class Plan:
                     and _SMALL < len(self._graph.ops) <= _LARGEST_FOR_SLABS
                 )
             case TaskKind.BASELINES:
-                return is_large(self._graph) and seed == self._parameters.seed
+                first, proved = self._parameters.seed, self._parameters.seed + 1
+                is_poor = self._is_alone or self._gap > _POOR
+                return is_large(self._graph) and (
+                    seed == proved or (seed == first and is_poor)
+                )
             case _:
                 return True
 

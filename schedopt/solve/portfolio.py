@@ -85,6 +85,8 @@ class Portfolio:
     ----------
     baselines : dict
         The values of the hand-made schedules that workers have made, ticks.
+    has_all_baselines : bool
+        Whether a worker has made all of them.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Portfolio:
             "memory_limit_bytes": parameters.memory_limit_bytes,
         }
         self.baselines: dict[str, int] = {}
+        self.has_all_baselines = False
         self._plan = Plan(incumbent, parameters, deadline)
         self._sides = [_Side(tasks) for tasks in self._plan.sides()]
         self._numbers = count()
@@ -190,6 +193,7 @@ class Portfolio:
             case TaskDone(spent=spent, applies=applies) if task is not None:
                 self._plan.account(spent)
                 if not applies:
+                    self.has_all_baselines |= task.kind is TaskKind.BASELINES
                     self._plan.close(task)
                 elif self._is_idle(worker, task):
                     self._plan.give_up(task.kind)

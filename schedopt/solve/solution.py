@@ -104,6 +104,8 @@ class Solution:
         ``schedule`` is then the batch unrolled from it.
     best_baseline : (name, value) or None
         The best hand-made schedule that fits this instance as it is written.
+    all_baselines_tried : bool
+        Whether all of them were tried before solving ended.
     reason : str
         Why there is no schedule, or what a person should know; may be empty.
     """
@@ -120,6 +122,7 @@ class Solution:
     parameters: SolveParameters
     periodic: Periodic | None = None
     best_baseline: tuple[str, int] | None = None
+    all_baselines_tried: bool = True
     trace: tuple[TraceEntry, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     reason: str = ""

@@ -71,8 +71,9 @@ def solve(
         ruled = instance if instance.runtime else None
         incumbent = Incumbent(graph, objective, progress, ruled=ruled)
         baselines: dict[str, int] = {}
+        all_tried = bool(short) or objective is Objective.PERIOD
         if known is not None:
-            _go_on(known, incumbent, baselines)
+            all_tried = _go_on(known, incumbent, baselines)
         if hint is not None and not short:
             _take(hint, incumbent)
         interrupted = False
@@ -88,10 +89,8 @@ def solve(
                             portfolio.run()
                     elif not short:
                         portfolio.start()
-                        if known is None and is_large(graph):
-                            _begin_large(instance, incumbent)
-                        elif known is None:
-                            _begin(instance, incumbent, baselines)
+                        if known is None:
+                            all_tried = _begin(instance, incumbent, baselines)
                         portfolio.run()
             except KeyboardInterrupt:
                 interrupted = True
@@ -116,6 +115,7 @@ def solve(
         parameters=parameters,
         periodic=incumbent.periodic,
         best_baseline=best,
+        all_baselines_tried=all_tried or portfolio.has_all_baselines,
         trace=tuple(incumbent.trace),
         versions=versions(),
         reason="; ".join(reasons),
@@ -123,15 +123,19 @@ def solve(
     )
 
 
-def _begin(instance: Instance, incumbent: Incumbent, baselines: dict[str, int]) -> None:
-    """The quick bounds and the first schedules; the values of hand-made ones."""
+def _begin(instance: Instance, incumbent: Incumbent, baselines: dict[str, int]) -> bool:
+    """Quick bounds and first schedules; whether all hand-made ones are among them."""
     graph, objective = incumbent.graph, incumbent.objective
+    if is_large(graph):
+        _begin_large(instance, incumbent)
+        return False
     for name, bound in quick_bounds(graph, objective).items():
         incumbent.prove(bound, name)
     for start in starts(instance, graph, objective):
         incumbent.offer(start.schedule, start.name)
         if start.published:
             baselines[start.name] = start.schedule.value(objective)
+    return True
 
 
 def _begin_large(instance: Instance, incumbent: Incumbent) -> None:
@@ -144,8 +148,8 @@ def _begin_large(instance: Instance, incumbent: Incumbent) -> None:
         incumbent.offer(serial, "one microbatch at a time")
 
 
-def _go_on(known: Solution, incumbent: Incumbent, baselines: dict[str, int]) -> None:
-    """Where an earlier run ended."""
+def _go_on(known: Solution, incumbent: Incumbent, baselines: dict[str, int]) -> bool:
+    """Where an earlier run ended; whether it had tried all hand-made schedules."""
     if known.periodic is not None:
         incumbent.offer_periodic(known.periodic, known.method)
     elif known.schedule is not None:
@@ -154,6 +158,7 @@ def _go_on(known: Solution, incumbent: Incumbent, baselines: dict[str, int]) -> 
     incumbent.prove(known.lower_bound, "an earlier run")
     if known.best_baseline is not None:
         baselines.update([known.best_baseline])
+    return known.all_baselines_tried
 
 
 def _take(hint: Hint, incumbent: Incumbent) -> None:

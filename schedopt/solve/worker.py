@@ -7,6 +7,7 @@ Crashes, aborts and memory limits end this process and nothing else.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import queue
@@ -46,6 +47,10 @@ _S_PER_OP_BASELINE = 1e-4
 """What a hand-made schedule takes, about, where the clock decides nothing."""
 
 
+_S_PER_OP_OFFERED = 2e-5
+"""Search between two offers: verifying one takes the parent a good part of that."""
+
+
 def main() -> None:
     """Read the instance, then do tasks until the input ends or memory does."""
     try:
@@ -55,6 +60,7 @@ def main() -> None:
 
 
 def _work() -> None:
+    gc.set_threshold(500_000)  # op graphs are many objects, none of them garbage
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     lines: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_read, args=(lines,), daemon=True).start()
@@ -169,18 +175,26 @@ class _Worker:
         if incumbent is not None and set(incumbent.start) == set(self._chosen.ops):
             searcher.learn(incumbent)
         deadline = time.monotonic() + task.seconds - _SETTLE_S
-        begun, offered = searcher.spent, None
+        begun, offered, due = searcher.spent, None, 0.0
         for _ in self._steps:
-            if searcher.best_makespan != offered and searcher.best is not None:
-                offered = searcher.best_makespan
-                self._offer(searcher.best)
+            if searcher.best_makespan != offered and searcher.spent >= due:
+                offered = self._offer_best(searcher)
+                due = searcher.spent + len(self._graph.ops) * _S_PER_OP_OFFERED
             self.spent = searcher.spent - begun
             if task.deterministic:
                 if self.spent >= task.seconds:
                     break
             elif time.monotonic() > deadline:
                 break
+        if searcher.best_makespan != offered:
+            self._offer_best(searcher)
         return True
+
+    def _offer_best(self, searcher: Searcher) -> int | None:
+        """Report the searcher's best schedule; its makespan, ticks."""
+        if searcher.best is not None:
+            self._offer(searcher.best)
+        return searcher.best_makespan
 
     def _new_searcher(self, task: Task, incumbent: Schedule | None) -> Searcher | None:
         if self._graph.choices:

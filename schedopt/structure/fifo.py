@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import count
+from functools import lru_cache
+from itertools import chain, count
 
 from schedopt.opgraph import Buffer, OpGraph
 from schedopt.ops import Op, OpKind
@@ -62,23 +63,33 @@ def equal_microbatches(
     graph: OpGraph, mark: Mark | None = None
 ) -> tuple[tuple[Microbatch, ...], ...]:
     """Groups of interchangeable microbatches of a step; see ``fifo_classes``."""
+    return _equal(graph) if mark is None else _equal_by(graph, mark)
+
+
+@lru_cache(maxsize=4)
+def _equal(graph: OpGraph) -> tuple[tuple[Microbatch, ...], ...]:
+    return _equal_by(graph, None)
+
+
+def _equal_by(graph: OpGraph, mark: Mark | None) -> tuple[tuple[Microbatch, ...], ...]:
     tangled = _tangled(graph)
     number = _literal_numbers(graph)
+    name = {op: _name(op) for op in graph.ops}
     lines: dict[Microbatch, list[object]] = {}
     for microbatch, ops in graph.microbatches.items():
         lines[microbatch] = [
             (
-                _name(op),
+                name[op],
                 graph.data[op].duration,
                 graph.data[op].streams,
                 number.get(graph.data[op].literal),
-                frozenset((_name(after), lag) for after, lag in graph.successors(op)),
+                frozenset([(name[after], lag) for after, lag in graph.successors(op)]),
                 None if mark is None else mark(op),
             )
             for op in ops
         ]
     for buffer in graph.buffers:
-        names = tuple(map(_name, (buffer.maker, *buffer.users)))
+        names = tuple([name[op] for op in (buffer.maker, *buffer.users)])
         lines[_microbatch(buffer.maker)].append((buffer.device, buffer.size, names))
     ops_of = _ops_of_literals(graph)
     for choice in graph.choices:
@@ -141,15 +152,13 @@ def _tangled(graph: OpGraph) -> set[Microbatch]:
         here = {_microbatch(op) for name in choice.literals for op in ops_of[name]}
         for name in choice.literals:
             sharing[name] |= here
-    together: list[set[Microbatch]] = [
-        {_microbatch(edge.before), _microbatch(edge.after)} for edge in graph.edges
-    ]
-    together += [
-        {_microbatch(op) for op in (buffer.maker, *buffer.users)}
-        for buffer in graph.buffers
-    ]
-    together += sharing.values()
-    return set().union(*(group for group in together if len(group) > 1))
+    found = set().union(*(group for group in sharing.values() if len(group) > 1))
+    joined = ((edge.before, edge.after) for edge in graph.edges)
+    used = ((b.maker, user) for b in graph.buffers for user in b.users)
+    for op, other in chain(joined, used):
+        if op.microbatch != other.microbatch or op.step != other.step:
+            found |= {_microbatch(op), _microbatch(other)}
+    return found
 
 
 def _forms_are_free(graph: OpGraph, microbatch: Microbatch) -> bool:
