@@ -67,7 +67,11 @@ def pipeline(
 
 
 def windows_of(
-    graph: OpGraph, end: int, *, compile_loops: bool = False
+    graph: OpGraph,
+    end: int,
+    *,
+    most_full: int | None = None,
+    compile_loops: bool = False,
 ) -> Windows | None:
     problem = problem_of(graph)
     assert problem is not None
@@ -75,6 +79,7 @@ def windows_of(
         problem,
         end // problem.beat,
         most_steps=10**6,
+        most_full=most_full,
         compile_loops=compile_loops,
     )
     if windows is not None:
@@ -230,10 +235,19 @@ def test_compiled_loops_say_the_same() -> None:
 # -- that it is true ----------------------------------------------------------
 
 
-def test_schedules_in_order_lie_within_their_windows() -> None:
-    """Random schedules, their equal microbatches put in order."""
+@pytest.mark.parametrize(
+    ("most_full", "first", "count"), [(None, 0, 150), (0, 1000, 80)]
+)
+def test_schedules_in_order_lie_within_their_windows(
+    most_full: int | None, first: int, count: int
+) -> None:
+    """Random schedules, their equal microbatches put in order.
+
+    Without fillers that of seed 1040 shows whether an op that holds two streams waits
+    on one for what only the other one's memory needs.
+    """
     judged = 0
-    for seed in range(150):
+    for seed in range(first, first + count):
         rng = random.Random(seed)
         graph = relaxed_graph(random_instance(rng, max_ops=40, zeros=seed % 3 == 0))
         if graph is None or problem_of(graph) is None:
@@ -248,13 +262,13 @@ def test_schedules_in_order_lie_within_their_windows() -> None:
         assert problem is not None
         if problem.beat > 1 and any(time % problem.beat for time in start.values()):
             continue
-        windows = windows_of(graph, end)
+        windows = windows_of(graph, end, most_full=most_full)
         assert windows is not None, seed
         assert not windows.is_refuted, seed
         for op, (head, last) in windows.windows().items():
             assert head <= start[op], (seed, op)
             assert start[op] + graph.data[op].duration <= last, (seed, op)
-    assert judged >= 100
+    assert judged >= 0.6 * count
 
 
 @pytest.mark.parametrize("first", range(0, INSTANCES, 60))

@@ -123,9 +123,18 @@ def applicable(
 
 
 def guiding(problem: Problem, end: int, *, settled: bool = True) -> Windows:
-    windows = windows_by(problem, end, most_steps=10**6, compile_loops=False)
-    assert windows is not None
+    windows = windows_of(problem, end, settled=settled)
     assert windows.is_whole
+    return windows
+
+
+def windows_of(
+    problem: Problem, end: int, *, settled: bool = True, most_full: int | None = None
+) -> Windows:
+    windows = windows_by(
+        problem, end, most_steps=10**6, most_full=most_full, compile_loops=False
+    )
+    assert windows is not None
     if settled:
         for _ in windows.settle(compile_loops=False):
             pass
@@ -320,7 +329,7 @@ def test_the_guided_greedy_keeps_caps() -> None:
             for most in (1, 2):
                 rule = climber._random()
                 rule.cap[opening] = most
-                ends = guided(
+                ends, _ = guided(
                     windows,
                     class_tables_of(problem),
                     rule,
@@ -339,30 +348,53 @@ def test_the_guided_greedy_keeps_caps() -> None:
     assert tight >= 40
 
 
+@pytest.mark.parametrize("most_full", [None, 0])
 @pytest.mark.parametrize("what", KINDS)
-def test_rules_are_left_only_if_they_take_too_long(what: str) -> None:
-    """Within its makespan a rule gives the same schedule, within less none."""
-    kept = 0
+def test_rules_are_left_only_if_they_take_too_long(
+    what: str, most_full: int | None
+) -> None:
+    """Within its makespan a rule gives the same schedule, within less none.
+
+    Also in windows that it leaves, and where lattices leave out fillers.
+    """
+    kept = beyond = filled = early = 0
     for seed, problem, _, start in applicable(varied_instances(what, 6)):
-        begun = ends_of(problem, start.start)
-        windows = guiding(problem, int(begun.max()))
+        end = int(ends_of(problem, start.start).max())
         climber = Climber(problem, seed)
-        tables = class_tables_of(problem)
-        for _ in range(6):
-            rule = climber._random()
-            run = partial(
-                guided, windows, tables, rule, climber.closing, compile_loops=False
-            )
-            ends = run()
-            if ends is None:
+        rules = [climber._random() for _ in range(4)]
+        for _ in range(2):  # the second time within the end of the best of them
+            windows = windows_of(problem, end, most_full=most_full)
+            if not windows.is_whole:
                 continue
-            makespan = int(ends.max())
-            again = run(within=makespan)
-            assert again is not None, seed
-            assert np.array_equal(again, ends)
-            assert run(within=makespan - 1) is None, seed
-            kept += 1
-    assert kept >= 12
+            filled += windows.is_filled
+            for rule in rules:
+                run = partial(
+                    guided,
+                    windows,
+                    class_tables_of(problem),
+                    rule,
+                    climber.closing,
+                    compile_loops=False,
+                )
+                ends, ran = run()
+                if ends is None:
+                    continue
+                makespan = int(ends.max())
+                beyond += makespan > windows.end
+                again, _ = run(within=makespan)
+                assert again is not None, seed
+                assert np.array_equal(again, ends)
+                less, fewer = run(within=makespan - 1)
+                assert less is None, seed
+                assert fewer <= ran == len(problem.ops)
+                kept += 1
+                early += fewer < ran
+                end = min(end, makespan)
+    assert kept >= 8
+    assert early
+    assert beyond or what not in {"plain", "blocking"}
+
+    assert bool(filled) == (most_full == 0)
 
 
 def test_only_hot_places_take_what_is_worse(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -413,7 +445,7 @@ def test_the_guided_greedy_waits_for_all_streams_of_an_op() -> None:
     climber = Climber(problem, 0)
     rule = climber._random()
     rule.liking[tables.op_class[problem.ops.index(Op.parse("1F1"))]] = 1000
-    ends = guided(
+    ends, _ = guided(
         guiding(problem, 9),
         class_tables_of(problem),
         rule,

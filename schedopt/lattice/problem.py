@@ -38,7 +38,8 @@ class Arrays(NamedTuple):
     first_op : array by class, one entry more
     duration : array by class
     makes : array by class
-        1 where its ops make buffers that ``StreamRules`` count.
+        1 where its ops make buffers that ``StreamRules`` count, on each stream that
+        they hold.
     following, follow_wait : arrays [class, k]
         The n-th op of class ``following[c, k]`` starts no earlier than the n-th of c
         plus ``follow_wait[c, k]`` (duration and lag).
@@ -207,16 +208,18 @@ def _arrays(
         after[edge.before].append(edge)
         before[edge.after].append(edge)
     class_at = [c for classes in on_stream for c in classes]
-    makes = np.zeros(len(duration), np.int64)
+    # On every stream: that of another would wait for what only this one's memory needs.
+    makes = np.bincount(class_at, minlength=len(duration)) > 0
     for classes, found in zip(on_stream, rules, strict=True):
-        makes[np.array(classes, np.int64)[found.maker]] = 1
+        here = np.array(classes, np.int64)
+        makes[np.delete(here, found.maker)] = False
     places: list[list[int]] = [[] for _ in folded.classes]
     for place, c in enumerate(class_at):
         places[c].append(place)
     return Arrays(
         first_op=_offsets([len(found.ops) for found in folded.classes]),
         duration=_array(duration),
-        makes=makes,
+        makes=makes.astype(np.int64),
         following=_rows([[e.after for e in edges] for edges in after]),
         follow_wait=_rows(
             [[duration[e.before] + e.lag // beat for e in edges] for edges in after]

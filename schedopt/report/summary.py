@@ -180,7 +180,7 @@ def periodic_lines(periodic: Periodic) -> list[Line]:
 def _best_baseline(solution: Solution) -> str:
     if solution.best_baseline is None:
         tried = solution.all_baselines_tried
-        return "none fits" if tried else "none fits of those tried"
+        return "none fits" if tried else "none so far (not all were tried)"
     name, value = solution.best_baseline
     if not solution.all_baselines_tried:
         name += " of those tried"

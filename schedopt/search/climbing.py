@@ -23,9 +23,18 @@ _HEAT = (0.0, 0.0005, 0.001, 0.003)
 """By place: how much longer a schedule may be than that of the rule that gives way to
 it, relative to that; on average, as it is drawn from an exponential distribution."""
 
+_BEGINNING = 250
+"""Ops that run in the time in which a trial begins."""
+
 
 class Climber:
-    """Draws rules and improves them; every trial is a schedule or nothing."""
+    """Draws rules and improves them; every trial is a schedule or nothing.
+
+    Attributes
+    ----------
+    effort : int
+        The ops that all trials have run so far, and others for beginning each.
+    """
 
     def __init__(self, problem: Problem, seed: int) -> None:
         self._problem = problem
@@ -41,6 +50,8 @@ class Climber:
         self._turn = self._turns()
         self._most = self._most_open()
         self._best: list[tuple[int, Rule]] = []
+        self._adopted: set[Rule] = set()
+        self.effort = 0
 
     def draw(
         self, windows: Windows, within: int = 0, *, compile_loops: bool
@@ -74,7 +85,13 @@ class Climber:
     def adopt(
         self, windows: Windows, rule: Rule, *, compile_loops: bool
     ) -> Ints | None:
-        """The schedule of a rule that did well elsewhere; None if it does not here."""
+        """The schedule of a rule that did well elsewhere; None if it does not here.
+
+        Each is tried once.
+        """
+        if rule in self._adopted:
+            return None
+        self._adopted.add(rule)
         return self._enter(windows, rule, 0, compile_loops=compile_loops)
 
     def _enter(
@@ -100,7 +117,7 @@ class Climber:
         compile_loops: bool,
     ) -> Ints | None:
         """A rule's schedule; the rule takes a place if it ends by ``most``, beats."""
-        ends = guided(
+        ends, ran = guided(
             windows,
             self._tables,
             rule,
@@ -108,6 +125,7 @@ class Climber:
             within=None if most is None else max(within, most),
             compile_loops=compile_loops,
         )
+        self.effort += ran + _BEGINNING
         if ends is None:
             return None
         makespan = int(ends.max())

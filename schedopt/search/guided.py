@@ -36,6 +36,8 @@ from schedopt.search.tables import ClassTables
 NO_CAP = 2**40
 
 _NEVER = 2**61
+_ANY = -2 * _NEVER
+"""Less than what is left in any state, even in one from which the rest cannot run."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -114,17 +116,19 @@ def guided(
     *,
     within: int | None = None,
     compile_loops: bool,
-) -> Ints | None:
-    """The ends of the rule's schedule; None if it gets stuck or takes too long.
+) -> tuple[Ints | None, int]:
+    """The ends of the rule's schedule, and how many ops it has run.
+
+    The ends are None if it gets stuck or takes too long.
 
     Parameters
     ----------
     closing : array by class
         The class that frees what this one makes; -1 if there is none.
     within : int
-        The latest end that is worth having, beats; for settled windows only. A rule is
-        left as soon as a stream cannot end by then: in schedules that end earlier than
-        the windows by some time, ops end before L by that time, too.
+        The latest end that is worth having, beats; for settled windows only. If it is
+        not after theirs, a rule is left as soon as a stream cannot end by then: in
+        schedules that end earlier by some time, ops end before L by that time, too.
     """
     run: Any = _run
     if compile_loops:
@@ -138,15 +142,16 @@ def guided(
         closing=closing,
         cap=rule.cap,
         liking=rule.liking,
-        least=-_NEVER if within is None else windows.end - within,
+        least=_ANY if within is None or within > windows.end else windows.end - within,
     )
     progress = _beginning(problem, lattices)
     done = run(
         problem.arrays, lattices, tables, guide, progress, rule.slack, rule.idling
     )
+    ran = int(progress.done.sum())
     if not done or (within is not None and progress.end.max() > within):
-        return None
-    return progress.end
+        return None, ran
+    return progress.end, ran
 
 
 def _beginning(problem: Problem, lattices: Lattices) -> _Progress:

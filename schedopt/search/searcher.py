@@ -89,6 +89,7 @@ class Searcher:
         self._compile = len(problem.ops) >= _COMPILE_FROM
         self._grid = Grid(problem, self._rng.randrange(2**31))
         self._climber = Climber(problem, self._rng.randrange(2**31))
+        self._counted = 0
         self._windows: Windows | None = None
         self._rules_only = rules_only
         self._rehearsal: Searcher | None = None
@@ -254,7 +255,10 @@ class Searcher:
             yield "greedy"
 
     def _spend_guided(self) -> None:
-        self.spent += len(self._problem.ops) * _S_PER_OP_GUIDED[self._compile]
+        """Count what the climber has done since this was called last."""
+        effort = self._climber.effort
+        self.spent += (effort - self._counted) * _S_PER_OP_GUIDED[self._compile]
+        self._counted = effort
 
     # -- annealing ----------------------------------------------------------------
 

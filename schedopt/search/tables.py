@@ -1,4 +1,4 @@
-"""What search reads of a problem, op by op, and schedules as arrays of ends.
+"""What search reads of a problem, by op and by class, and schedules as arrays of ends.
 
 Schedules of a problem (``schedopt.lattice``) are arrays of ends by op number, in beats;
 orders are the op numbers of all streams, one stream after the other.
@@ -79,7 +79,7 @@ class ClassTables(NamedTuple):
 
 @lru_cache(maxsize=4)
 def class_tables_of(problem: Problem) -> ClassTables:
-    """The tables by class."""
+    """The tables by class, of a problem that has tables by op."""
     arrays, streams = problem.arrays, len(problem.streams)
     counts = np.diff(arrays.first_op)
     stream_at = np.repeat(np.arange(streams), np.diff(arrays.first_place))

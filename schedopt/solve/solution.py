@@ -103,9 +103,10 @@ class Solution:
         For the objective ``period``: the periodic schedule whose period is ``value``;
         ``schedule`` is then the batch unrolled from it.
     best_baseline : (name, value) or None
-        The best hand-made schedule that fits this instance as it is written.
+        The best hand-made schedule that fits this instance as it is written, of those
+        tried.
     all_baselines_tried : bool
-        Whether all of them were tried before solving ended.
+        Whether none is left that could have been tried.
     reason : str
         Why there is no schedule, or what a person should know; may be empty.
     """

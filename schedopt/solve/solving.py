@@ -37,9 +37,9 @@ def solve(
 ) -> Solution:
     """Find a good schedule of the instance and prove how good it is.
 
-    It is never worse than the best hand-made schedule that fits, and has passed the
-    verifier. Ctrl-C (KeyboardInterrupt) ends the search early: the solution then holds
-    the best so far and says ``interrupted``.
+    It is never worse than the best hand-made schedule that fits (of large problems: of
+    those tried), and has passed the verifier. Ctrl-C (KeyboardInterrupt) ends the
+    search early: the solution then holds the best so far and says ``interrupted``.
 
     Parameters
     ----------

@@ -44,11 +44,13 @@ _SETTLE_S = 0.2
 """How much earlier than its limit a task stops by itself."""
 
 _S_PER_OP_BASELINE = 1e-4
-"""What a hand-made schedule takes, about, where the clock decides nothing."""
-
+"""What a hand-made schedule takes, about, where the clock decides nothing; seconds."""
 
 _S_PER_OP_OFFERED = 2e-5
-"""Search between two offers: verifying one takes the parent a good part of that."""
+"""Seconds of search between offers: verifying takes the parent a good part of that."""
+
+_S_PER_OP_SENT = 4e-6
+"""How much earlier a search stops, seconds, so that its last offer arrives in time."""
 
 
 def main() -> None:
@@ -174,7 +176,8 @@ class _Worker:
             return bool(self._graph.choices) and incumbent is None
         if incumbent is not None and set(incumbent.start) == set(self._chosen.ops):
             searcher.learn(incumbent)
-        deadline = time.monotonic() + task.seconds - _SETTLE_S
+        settling_s = _SETTLE_S + len(self._graph.ops) * _S_PER_OP_SENT
+        deadline = time.monotonic() + task.seconds - settling_s
         begun, offered, due = searcher.spent, None, 0.0
         for _ in self._steps:
             if searcher.best_makespan != offered and searcher.spent >= due:
