@@ -972,7 +972,7 @@ def test_rules_that_did_well_are_tried_on_all_microbatches(
 ) -> None:
     monkeypatch.setattr(searcher, "_ANNEAL_UP_TO", 100)
     monkeypatch.setattr(searcher, "_CLIMB_S", (0.01,))
-    monkeypatch.setattr(searcher, "_GRID_S", {False: 0.01, True: 0.01})
+    monkeypatch.setattr(searcher, "_GRID_S", 0.01)
     monkeypatch.setattr(searcher, "_REHEARSAL_S", 0.02)
     problem = generated(6, 60, Placement.V)
     search = Searcher(problem, [], 0)
@@ -1001,7 +1001,7 @@ def test_rules_are_tried_on_fewer_microbatches_where_there_are_no_lanes(
     """What is known of all microbatches is where the first of them begin."""
     monkeypatch.setattr(searcher, "_ANNEAL_UP_TO", 100)
     monkeypatch.setattr(searcher, "_CLIMB_S", (0.01,))
-    monkeypatch.setattr(searcher, "_GRID_S", {False: 0.01, True: 0.01})
+    monkeypatch.setattr(searcher, "_GRID_S", 0.01)
     monkeypatch.setattr(searcher, "_REHEARSAL_S", 0.02)
     instance = replace(
         generated_instance(4, 40, Placement.LINEAR),
