@@ -126,6 +126,13 @@ def test_refresh_of_all_trainings() -> None:
     assert f"takes up to {longest:.0f} s where 20 s were given" in text
 
 
+def test_what_was_solved_of_models_measured_on_a_gpu() -> None:
+    rows = records("measured/solve")
+    proven = sum(row["status"] == "optimal" for row in rows)
+    said = prose(RESULTS / "measured" / "README.md")
+    assert f"proved {proven} of {len(rows)} optimal" in said
+
+
 def test_the_gpu() -> None:
     folder = RESULTS / "measured"
     table = run_path(str(folder / "study.py"))["table"]
