@@ -393,7 +393,6 @@ def test_rules_are_left_only_if_they_take_too_long(
     assert kept >= 8
     assert early
     assert beyond or what not in {"plain", "blocking"}
-
     assert bool(filled) == (most_full == 0)
 
 

@@ -183,8 +183,8 @@ def _run(  # noqa: PLR0912, PLR0915, C901 - one loop over arrays, as numba needs
     each offer calls, they would take most of the time.
     """
     first_op, duration, leading = arrays.first_op, arrays.duration, arrays.leading
-    following, lag = arrays.following, tables.lag
-    op_class, held, near = tables.op_class, tables.streams, tables.near
+    lag = tables.lag
+    op_class, held, touched = tables.op_class, tables.streams, tables.touched
     allocated, released = tables.allocated, tables.released
     first_step, step_op, step_after = lattices.first_step, lattices.op, lattices.after
     is_filled, filler = lattices.is_filled, guide.filler
@@ -205,7 +205,6 @@ def _run(  # noqa: PLR0912, PLR0915, C901 - one loop over arrays, as numba needs
     offer = np.full(streams, -1, np.int64)
     spared = np.zeros(streams, np.int64)
     waiting = np.arange(streams)
-    is_waiting = np.ones(streams, np.int64)
     count = streams
     after = np.zeros(len(duration), np.int64)
     ops = np.zeros(len(duration), np.int64)
@@ -213,7 +212,6 @@ def _run(  # noqa: PLR0912, PLR0915, C901 - one loop over arrays, as numba needs
     for _ in range(len(ends)):
         for waiter in range(count):
             s = waiting[waiter]
-            is_waiting[s] = 0
             offers = 0
             soonest = _NEVER
             low, high = first_step[state[s]], first_step[state[s] + 1]
@@ -277,7 +275,6 @@ def _run(  # noqa: PLR0912, PLR0915, C901 - one loop over arrays, as numba needs
                 left, right = first[2 * node], first[2 * node + 1]
                 first[node] = right if begin[right] < begin[left] else left
                 node >>= 1
-        count = 0
         chosen = first[1]
         if offer[chosen] < 0 or spared[chosen] < least:
             return False
@@ -295,25 +292,9 @@ def _run(  # noqa: PLR0912, PLR0915, C901 - one loop over arrays, as numba needs
             free[s] = ends[op]
             worked[s] += duration[c]
             level[s] += allocated[c, k] - released[c, k]
-            i = 0
-            while near[s, i] >= 0:
-                other = near[s, i]
-                if is_waiting[other] == 0:
-                    is_waiting[other] = 1
-                    waiting[count] = other
-                    count += 1
-                i += 1
             k += 1
-        k = 0
-        while following[c, k] >= 0:
-            woken = following[c, k]
-            i = 0
-            while held[woken, i] >= 0:
-                other = held[woken, i]
-                if is_waiting[other] == 0:
-                    is_waiting[other] = 1
-                    waiting[count] = other
-                    count += 1
-                i += 1
-            k += 1
+        count = 0
+        while touched[c, count] >= 0:
+            waiting[count] = touched[c, count]
+            count += 1
     return True

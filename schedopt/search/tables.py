@@ -63,8 +63,9 @@ class ClassTables(NamedTuple):
         The lags of ``Arrays.leading``.
     streams : array [class, k]
         The streams that its ops hold; rows end with -1.
-    near : array [stream, k]
-        Those that some op holds together with the stream, itself included; likewise.
+    touched : array [class, k]
+        The streams that may offer something else once an op has run: those that hold
+        some op together with one of its own, and those of ops that wait for it.
     allocated, released : arrays [class, k]
         Grains at an op's start and at its end, on the device of its k-th stream.
     """
@@ -72,7 +73,7 @@ class ClassTables(NamedTuple):
     op_class: Ints
     lag: Ints
     streams: Ints
-    near: Ints
+    touched: Ints
     allocated: Ints
     released: Ints
 
@@ -84,17 +85,17 @@ def class_tables_of(problem: Problem) -> ClassTables:
     counts = np.diff(arrays.first_op)
     stream_at = np.repeat(np.arange(streams), np.diff(arrays.first_place))
     held = np.where(arrays.places < 0, -1, stream_at[arrays.places])
-    near = np.full((streams, streams + 1), -1, np.int64)
-    for s in range(streams):
-        together = np.unique(held[(held == s).any(axis=1)])
-        together = together[together >= 0]
-        near[s, : len(together)] = together
+    touched = np.full((len(counts), streams + 1), -1, np.int64)
+    for c, following in enumerate(arrays.following):
+        sharing = held[np.isin(held, held[c][held[c] >= 0]).any(axis=1)]
+        found = np.union1d(sharing, held[following[following >= 0]])
+        touched[c, : (found >= 0).sum()] = found[found >= 0]
     allocated, released = _memory_changes(problem)
     return ClassTables(
         op_class=np.repeat(np.arange(len(counts)), counts),
         lag=arrays.lead_wait - arrays.duration[:, None],
         streams=held,
-        near=near,
+        touched=touched,
         allocated=allocated,
         released=released,
     )
