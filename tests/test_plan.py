@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from itertools import islice
 
 import pytest
 
 from schedopt.build import build_graph
-from schedopt.instance import Objective
-from schedopt.solve import plan, solve, solving
+from schedopt.instance import Objective, Placement
+from schedopt.solve import plan, solve, solving, worker
 from schedopt.solve.incumbent import Incumbent
 from schedopt.solve.plan import Plan
 from schedopt.solve.solution import SolveParameters
 from schedopt.solve.starts import starts
-from schedopt.solve.tasks import Task, TaskKind
+from schedopt.solve.tasks import Task, TaskKind, schedule_from
+from tests.test_search import generated_instance
 from tests.test_slabs import pipeline
 
 
@@ -125,3 +126,36 @@ def test_whether_all_hand_made_schedules_were_tried(
     found = solve(instance, SolveParameters(time_limit_s=seconds, workers=1))
     assert found.all_baselines_tried is tried
     assert (found.best_baseline is not None) is tried
+
+
+@pytest.mark.parametrize(("spacing_s", "offers"), [(0.0, range(3, 99)), (1e9, [2])])
+def test_the_best_schedule_of_a_search_is_offered(
+    monkeypatch: pytest.MonkeyPatch, spacing_s: float, offers: Container[int]
+) -> None:
+    """However rarely it offers one meanwhile."""
+    values: list[int] = []
+    instance = generated_instance(4, 16, Placement.V)
+    graph = build_graph(instance)
+    monkeypatch.setattr(worker, "_S_PER_OP_OFFERED", spacing_s)
+    monkeypatch.setattr(
+        worker,
+        "_answer",
+        lambda **message: values.append(
+            schedule_from(graph, message["schedule"]).makespan
+        ),
+    )
+    task = Task(
+        kind=TaskKind.SEARCH,
+        seconds=2.0,
+        seed=0,
+        incumbent=None,
+        lower_bound=0,
+        upper_bound=10**15,
+        deterministic=True,
+    )
+    searching = worker._Worker(instance, Objective.MAKESPAN, 2**33)
+    assert searching.do(task)
+    assert searching._searcher is not None
+    assert values == sorted(values, reverse=True)
+    assert values[-1] == searching._searcher.best_makespan
+    assert len(values) in offers
